@@ -1,0 +1,61 @@
+# Every command of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+STUBS := clients/python
+PROTOS := $(shell find proto -name '*.proto')
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev test check format proto docs lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv and install everything, locked by hash
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not %s; try: make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable $(STUBS) --editable .
+	@touch $@
+
+dev: install ## run the broker with a simulated Gateway and its own PostgreSQL
+	@exec $(BIN)/gateway-broker dev
+
+test: install ## run the whole test suite
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+check: install $(PROTO_VENV)/.installed ## format, lint, types, imports, contract, generated files
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python scripts/breaking.py
+	$(BIN)/python scripts/stubs.py --check
+
+format: install ## put the code into its format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write
+
+proto: install $(PROTO_VENV)/.installed ## make the stubs anew from proto/
+	$(BIN)/python scripts/stubs.py
+
+$(PROTO_VENV)/.installed: requirements/proto.txt
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+docs: install ## make the generated pages of docs/ anew
+	$(BIN)/python scripts/docs.py
+
+lock: ## resolve requirements/*.txt anew (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-package ibgateway-client --group dev pyproject.toml --output-file requirements/dev.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header requirements/proto.in --output-file requirements/proto.txt
+
+clean: ## remove what the commands above have made
+	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

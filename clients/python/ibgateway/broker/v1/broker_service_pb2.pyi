@@ -1,0 +1,39 @@
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetBrokerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BrokerLimits(_message.Message):
+    __slots__ = ("sessions", "watchers", "watch_lag")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WATCHERS_FIELD_NUMBER: _ClassVar[int]
+    WATCH_LAG_FIELD_NUMBER: _ClassVar[int]
+    sessions: int
+    watchers: int
+    watch_lag: int
+    def __init__(self, sessions: _Optional[int] = ..., watchers: _Optional[int] = ..., watch_lag: _Optional[int] = ...) -> None: ...
+
+class GetBrokerInfoResponse(_message.Message):
+    __slots__ = ("version", "instance", "store_id", "start_time", "capabilities", "limits", "epoch")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    instance: str
+    store_id: str
+    start_time: _timestamp_pb2.Timestamp
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    limits: BrokerLimits
+    epoch: int
+    def __init__(self, version: _Optional[str] = ..., instance: _Optional[str] = ..., store_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[BrokerLimits, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...

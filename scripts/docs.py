@@ -1,0 +1,158 @@
+"""Make the pages of docs/ that are made from tables in the code, or check that they are current."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from broker import config
+from broker.session.machine import TRANSITIONS
+from broker.session.model import SessionState
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PLAIN_NAMES: Final = {
+    "database_url": "DATABASE_URL",
+    "log_level": "LOG_LEVEL",
+    "gateways.host": "IB_GATEWAY_HOST",
+    "gateways.port": "IB_GATEWAY_PORT",
+    "gateways.kind": "IB_GATEWAY_KIND",
+}
+NOTICE: Final = "<!-- made by `make docs`; change the code that it is made from -->"
+
+
+def state_machine() -> str:
+    """The diagram of the states, and the table of the transitions."""
+    names = {state: state.value for state in SessionState}
+    arrows = "\n".join(
+        f"    {'[*]' if number == 1 else names[source]} --> {names[target]}: {number}"
+        for (source, target), number in TRANSITIONS.items()
+    )
+    ends = "\n".join(f"    {names[state]} --> [*]" for state in SessionState if state.is_final)
+    rows = "\n".join(
+        f"| {number} | {source} | {target} |" for (source, target), number in TRANSITIONS.items()
+    )
+    return f"""# The state machine
+{NOTICE}
+
+Five states, nine transitions. DISCONNECTED (after the start) and FAILED are final. While an
+end is asked for and the link has not ended yet, a session keeps its state, and
+`close_reason` says why it is closing.
+
+```mermaid
+stateDiagram-v2
+{arrows}
+{ends}
+```
+
+| # | from | to |
+|---|---|---|
+{rows}
+
+1. The open was admitted and recorded.
+2. The handshake was completed: server version, nextValidId, accounts of the declared kind.
+3. The failure cannot be retried, or the attempts are used up; `last_failure` has the code.
+4. An end was asked for, and the link, if there was one, has ended.
+5. The link was lost: the peer closed it, or a probe went unanswered.
+6. An end was asked for, and the link has ended.
+7. As 2.
+8. As 3. Until the broker can reconnect, a session takes 8 at once after 5.
+9. An end was asked for, and the link, if there was one, has ended.
+"""
+
+
+def settings() -> str:
+    """Every setting, its name in the environment, its default and what it is for."""
+    return f"""# Settings
+{NOTICE}
+
+Values come, strongest first, from the command line, from the environment, and from the TOML
+file that `GATEWAY_BROKER_CONFIG` names. What is refused is named with its field, and the
+broker does not start.
+
+## The broker
+
+{_table(config.Settings, "", skip=("gateways",))}
+
+## A gateway
+
+A table `[gateways.NAME]` of the file; `[gateways.default]` is what callers get who name
+none. In the environment, `GATEWAY_BROKER_GATEWAYS__NAME__FIELD`.
+
+{_table(config.GatewayConfig, "gateways.")}
+"""
+
+
+def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> str:
+    texts = _field_docstrings(model)
+    lines = ["| field | environment | default | what it is for |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if name in skip:
+            continue
+        environment = PLAIN_NAMES.get(prefix + name) or (
+            f"GATEWAY_BROKER_{name.upper()}" if not prefix else ""
+        )
+        lines.append(
+            f"| `{name}` | {f'`{environment}`' if environment else ''} "
+            f"| {_default(field)} | {texts[name]} |"
+        )
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return "the platform's directory for a user's data"
+    value = field.default
+    return "" if value is None else f"`{str(value).lower() if value in (True, False) else value}`"
+
+
+def _field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """The string below each field: what pydantic does not keep."""
+    [definition] = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = inspect.cleandoc(str(text.value.value)).replace("\n", " ")
+    return found
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/settings.md": settings,
+    "docs/state-machine.md": state_machine,
+}
+
+
+def stale() -> list[str]:
+    """The pages that differ from what the code gives."""
+    return [
+        name
+        for name, make in PAGES.items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text() != make()
+    ]
+
+
+def main() -> int:
+    """Run; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a page is stale")
+    if parser.parse_args().check:
+        names = stale()
+        if names:
+            sys.stderr.write(f"stale pages (run `make docs`): {', '.join(names)}\n")
+        return 1 if names else 0
+    for name, make in PAGES.items():
+        (ROOT / name).write_text(make())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
