@@ -1,0 +1,180 @@
+"""`gateway-broker simulate`: run the simulated Gateway in the foreground."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from broker.simulator.control import ControlServer
+from broker.simulator.faults import Fault
+from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
+from broker.simulator.settings import DEFAULT_SERVER_VERSION
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(text: str, option: str) -> _Address:
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise typer.BadParameter(
+            f"{text!r} is not HOST:PORT, such as 127.0.0.1:4002 or [::1]:4002", param_hint=option
+        )
+    return _Address(host, int(port))
+
+
+def _fault(text: str) -> tuple[Fault, int | None]:
+    label, colon, times = text.partition(":")
+    if colon and not (times.isascii() and times.isdecimal()):
+        raise typer.BadParameter(
+            f"{text!r} is not NAME or NAME:TIMES, such as http:3",
+            param_hint="--fault",
+        )
+    try:
+        return Fault.from_label(label), int(times) if colon else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--fault") from error
+
+
+def _list_faults(wanted: bool) -> None:
+    if wanted:
+        width = max(len(fault.label) for fault in Fault)
+        for fault in Fault:
+            typer.echo(f"{fault.label:<{width}}  {fault.value}")
+        raise typer.Exit
+
+
+def simulate(
+    *,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Where TWS clients connect; port 0 lets the system choose."
+        ),
+    ] = "127.0.0.1:4002",
+    control: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the gRPC control service listens. It has no authentication.",
+        ),
+    ] = "127.0.0.1:50052",
+    no_control: Annotated[
+        bool, typer.Option("--no-control", help="Run without the control service.")
+    ] = False,
+    server_version: Annotated[
+        int, typer.Option(metavar="157..200", help="The highest server version to negotiate.")
+    ] = DEFAULT_SERVER_VERSION,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ACCOUNT", help="An account to name to clients; repeat for more."),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:TIMES]",
+            help="Let the next TIMES connections suffer a fault; without TIMES, all of them."
+            " Repeat to make a queue.",
+        ),
+    ] = None,
+    list_faults: Annotated[
+        bool,
+        typer.Option(
+            "--list-faults", is_eager=True, callback=_list_faults, help="Show all faults and exit."
+        ),
+    ] = False,
+) -> None:
+    """Run a SIMULATED IB Gateway: no login, no market, no real orders.
+
+    It speaks the TWS protocol well enough for ib_async and the official API to connect, and breaks
+    it on request.
+
+    The first two connections are reset, the third finds its client id in use, the rest are served:
+
+    gateway-broker simulate --fault reset-after-accept:2 --fault client-id-in-use:1
+
+    Faults while it runs go through the control service, for example with grpcurl:
+
+    grpcurl -plaintext -d '{"code": 1100, "text": "Connectivity lost"}' 127.0.0.1:50052
+    ibgateway.simulator.v1.SimulatorService/SendNotice
+
+    It runs until SIGINT (Ctrl-C) or SIGTERM. Exit codes: 0 stopped, 1 cannot listen, 2 bad input.
+    """
+    del list_faults  # its callback has ended the program
+    where = _address(listen, "--listen")
+    control_where = None if no_control else _address(control, "--control")
+    faults = [_fault(text) for text in fault or ()]
+    accounts = tuple(account or SimulatorSettings().accounts)
+    try:
+        settings = SimulatorSettings(
+            host=where.host, port=where.port, server_version=server_version, accounts=accounts
+        )
+        _armed(SimulatedGateway(settings), faults)  # refuses what cannot be before anything listens
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        asyncio.run(_run(settings, control_where, faults))
+    except OSError as error:
+        typer.echo(f"gateway-broker simulate: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _armed(simulator: SimulatedGateway, faults: list[tuple[Fault, int | None]]) -> SimulatedGateway:
+    for fault, times in faults:
+        simulator.arm(fault, times)
+    return simulator
+
+
+async def _run(
+    settings: SimulatorSettings, control: _Address | None, faults: list[tuple[Fault, int | None]]
+) -> None:
+    """Serve until a signal. Raises OSError, naming the address, if it cannot listen."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+            stack.callback(loop.remove_signal_handler, number)
+        simulator = _armed(SimulatedGateway(settings), faults)
+        try:
+            await stack.enter_async_context(simulator)
+        except OSError as error:
+            where = _Address(settings.host, settings.port)
+            raise OSError(f"cannot listen on {where}: {error.strerror or error}") from error
+        typer.echo("*** SIMULATOR: this is not an IB Gateway; nothing here reaches a market. ***")
+        typer.echo(f"TWS clients: {_Address(simulator.host, simulator.port)}")
+        if control is not None:
+            server = await stack.enter_async_context(
+                ControlServer(simulator, control.host, control.port)
+            )
+            typer.echo(f"control:     {_Address(server.host, server.port)}")
+            if control.host not in _LOOPBACK:
+                typer.echo(
+                    "warning: the control service has no authentication and is not on loopback",
+                    err=True,
+                )
+        for item in simulator.armed:
+            often = (
+                "until cleared" if item.remaining is None else f"for {item.remaining} connections"
+            )
+            typer.echo(f"fault:       {item.fault.label}, {often}")
+        typer.echo("Press Ctrl-C to stop.")
+        await stop.wait()
+    typer.echo("The simulator has stopped.")
