@@ -17,6 +17,7 @@ BrokerError
 ├── SlowConsumerError               the watcher fell too far behind
 ├── BrokerDrainingError             the broker stops
 └── StoreUnavailableError           the database does not take or give the record
+    └── StoreFencedError            another broker has taken the database over
 
 IllegalInputError is not among them: it is a bug of ours. A refused configuration
 or a database that another broker holds end the start, not a request: StartupError.
@@ -305,3 +306,10 @@ class StoreUnavailableError(BrokerError):
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class StoreFencedError(StoreUnavailableError):
+    """Another broker has taken the database over; this one must end its sessions and stop."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"another broker has taken over since epoch {epoch}, which was ours")

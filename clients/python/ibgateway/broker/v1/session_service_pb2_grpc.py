@@ -72,7 +72,9 @@ class SessionServiceServicer(object):
         is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
 
         Cancellation: if the caller goes away before the answer, or its deadline
-        passes, the session ends with close_reason CALLER_GONE.
+        passes, the session ends with close_reason CALLER_GONE. An answer that is already
+        on its way cannot be called back: a caller that gave up in just that instant finds
+        its session by ListSessions, and closes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

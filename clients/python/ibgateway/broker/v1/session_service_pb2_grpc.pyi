@@ -41,7 +41,9 @@ class SessionServiceStub:
     is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
 
     Cancellation: if the caller goes away before the answer, or its deadline
-    passes, the session ends with close_reason CALLER_GONE.
+    passes, the session ends with close_reason CALLER_GONE. An answer that is already
+    on its way cannot be called back: a caller that gave up in just that instant finds
+    its session by ListSessions, and closes it.
     """
 
     CloseSession: grpc.UnaryUnaryMultiCallable[
@@ -122,7 +124,9 @@ class SessionServiceAsyncStub:
     is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
 
     Cancellation: if the caller goes away before the answer, or its deadline
-    passes, the session ends with close_reason CALLER_GONE.
+    passes, the session ends with close_reason CALLER_GONE. An answer that is already
+    on its way cannot be called back: a caller that gave up in just that instant finds
+    its session by ListSessions, and closes it.
     """
 
     CloseSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -205,7 +209,9 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
 
         Cancellation: if the caller goes away before the answer, or its deadline
-        passes, the session ends with close_reason CALLER_GONE.
+        passes, the session ends with close_reason CALLER_GONE. An answer that is already
+        on its way cannot be called back: a caller that gave up in just that instant finds
+        its session by ListSessions, and closes it.
         """
 
     @abc.abstractmethod

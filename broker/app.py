@@ -1,0 +1,188 @@
+"""The composition root: everything is built here, in order, and taken down in order.
+
+The stop, once and in this order: refuse new sessions; tell watchers; end the sessions and
+their links, which watchers still see; write what is left of the log; end the streams; stop
+gRPC; wait for the last handler; give the database up. ``tests/integration/test_stop.py``
+holds us to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.metadata
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from broker.config import Settings
+from broker.errors import StoreFencedError, StoreUnavailableError
+from broker.events.hub import Hub
+from broker.events.log import RETRY_INTERVAL, EventLog
+from broker.gateway.endpoint import Endpoint
+from broker.gateway.ib import IBConnector
+from broker.rpc.broker_service import BrokerService
+from broker.rpc.gateway_service import GatewayService
+from broker.rpc.health import HealthReporter
+from broker.rpc.server import Server
+from broker.rpc.session_service import SessionService
+from broker.runtime.manager import SessionManager
+from broker.runtime.supervisor import Ports
+from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
+from broker.store.migration import upgrade
+from broker.store.postgres import PostgresStore, StoreSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A broker that serves.
+
+    Args:
+        grpc_address: where, HOST:PORT with the real port.
+        embedded: whether the database is the broker's own.
+        finalised: how many sessions a broker before this one had left.
+    """
+
+    grpc_address: str
+    embedded: bool
+    finalised: int
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def broker(settings: Settings) -> AsyncIterator[Running]:
+    """Run a broker for as long as the body runs.
+
+    Raises:
+        StartupError: it cannot start; whatever was begun has been undone.
+
+    If a task that the broker cannot do without dies, the body is cancelled and the
+    cause is raised from here.
+    """
+    # The collector makes the tail of a fan-out: full collections are worth a third of it.
+    gc.set_threshold(50_000, 20, 100)
+    start_time = now()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_first_cause())
+        dsn = await _database(settings, stack)
+        holder = f"{socket.gethostname()} pid {os.getpid()}"
+        store = await PostgresStore.open(
+            StoreSettings(dsn=dsn, timeout=settings.store_timeout), holder
+        )
+        stack.push_async_callback(store.close)
+        hub = Hub(await store.revision(), settings.watch_lag)
+        log = EventLog(store, hub.publish)
+        async with asyncio.TaskGroup() as tasks:
+            writer = tasks.create_task(log.run(), name="event-log")
+            manager = SessionManager(
+                {
+                    name: Endpoint(gateway.settings(name), IBConnector(), now=now)
+                    for name, gateway in settings.gateways.items()
+                },
+                store=store,
+                hub=hub,
+                ports=Ports(log=log, now=now, random=random.random, new_id=uuid.uuid4),
+                session_limit=settings.session_limit,
+                tasks=tasks,
+            )
+            finalised = await manager.recover()
+            health = HealthReporter(manager, log)
+            server = Server(
+                settings.grpc_listen,
+                watcher_limit=settings.watcher_limit,
+                sessions=SessionService(
+                    manager,
+                    hub,
+                    store,
+                    now,
+                    bookmark_interval=settings.bookmark_interval,
+                    stop_grace=settings.stop_grace,
+                ),
+                gateways=GatewayService(manager),
+                broker=BrokerService(
+                    version=importlib.metadata.version("gateway-broker"),
+                    instance=uuid.uuid4(),
+                    store_id=store.store_id,
+                    epoch=store.epoch,
+                    start_time=start_time,
+                    session_limit=settings.session_limit,
+                    watcher_limit=settings.watcher_limit,
+                    watch_lag=settings.watch_lag,
+                ),
+                health=health,
+            )
+            reporter = tasks.create_task(health.run(), name="health")
+            guard = tasks.create_task(_guard(store), name="database-lock")
+            await server.start()
+            try:
+                yield Running(server.address, settings.database_url is None, finalised)
+            finally:
+                manager.refuse_new()
+                reporter.cancel()
+                await health.drain()
+                hub.announce_draining()
+                await manager.end_all()
+                await log.flush(settings.store_timeout)
+                hub.end()
+                await server.stop(settings.stop_grace)
+                guard.cancel()
+                writer.cancel()
+
+
+@contextmanager
+def _first_cause() -> Iterator[None]:
+    """What ended a task group is the first error in it; the others are its consequences."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        raise cause from group
+
+
+async def _database(settings: Settings, stack: AsyncExitStack) -> str:
+    if settings.database_url is not None:
+        if settings.auto_migrate:
+            await upgrade(settings.database_url)
+        return settings.database_url
+    embedded = await stack.enter_async_context(
+        EmbeddedPostgres(EmbeddedSettings(data_dir=settings.data_dir))
+    )
+    await upgrade(embedded.dsn)
+    logger.warning(
+        "no DATABASE_URL: the record is kept in the broker's own PostgreSQL",
+        extra={"data_dir": str(settings.data_dir), "look_inside": "gateway-broker db url"},
+    )
+    return embedded.dsn
+
+
+async def _guard(store: PostgresStore) -> None:
+    """Take the database's lock again whenever its connection is lost; StoreFencedError if
+    another broker was quicker. Sessions keep their links meanwhile: the Gateway's own error
+    326 keeps a newcomer from doubling them.
+    """
+    while True:
+        await store.wait_lock_lost()
+        logger.error("the connection that holds the database's lock is lost")
+        while True:
+            try:
+                await store.reacquire()
+            except StoreFencedError:
+                raise
+            except StoreUnavailableError:
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                break

@@ -1,0 +1,284 @@
+"""The configuration: the only reader of the environment.
+
+Values come, strongest first, from the environment, from the TOML file that
+``GATEWAY_BROKER_CONFIG`` names, and from the defaults here. Every setting has the
+environment name ``GATEWAY_BROKER_<FIELD>``; five have the plain names that other
+tools use too (``IB_GATEWAY_HOST``, ``IB_GATEWAY_PORT``, ``IB_GATEWAY_KIND``,
+``DATABASE_URL``, ``LOG_LEVEL``). Unknown names in the file are refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from broker.errors import StartupError
+from broker.gateway.base import GatewayKind
+from broker.gateway.endpoint import GatewaySettings
+from broker.session.backoff import Backoff
+from broker.session.client_ids import HIGHEST, LOWEST, Pool
+
+DEFAULT_GATEWAY: Final = "default"
+GATEWAY_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_LOOPBACK: Final = "loopback"
+
+
+def _pool(value: object) -> object:
+    if isinstance(value, str):
+        first, dash, last = value.partition("-")
+        if not dash or not first.strip().isdecimal() or not last.strip().isdecimal():
+            raise ValueError("must be a range such as 100-999")
+        value = Pool(int(first), int(last))
+    if isinstance(value, Pool) and not LOWEST <= value.first <= value.last < HIGHEST:
+        raise ValueError(f"must be a range between {LOWEST} and {HIGHEST - 1}, low end first")
+    return value
+
+
+def _listen(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+    return value
+
+
+def _database_url(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
+        raise ValueError("must begin with postgresql:// (or postgresql+asyncpg://)")
+    return f"postgresql://{rest}"
+
+
+ListenAddress = Annotated[str, AfterValidator(_listen)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class GatewayConfig(BaseModel):
+    """One gateway: a table ``[gateways.NAME]`` of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    """Where the Gateway listens."""
+    port: int = Field(default=4002, ge=1, le=65535)
+    """Its API port: 4001 is live, 4002 is paper by IBKR's own defaults."""
+    kind: GatewayKind = GatewayKind.UNKNOWN
+    """Which accounts it may show: paper, live or unknown."""
+    readonly: bool = False
+    """Make every session of it read-only."""
+    timeout: float = Field(default=30.0, ge=0.1, le=600, allow_inf_nan=False)
+    """Seconds for one attempt, unless the caller says otherwise."""
+    retry_max_attempts: int = Field(default=6, ge=0, le=99)
+    """How often an open is retried after its first attempt."""
+    retry_initial_delay: Seconds = 1.0
+    """Seconds before the first retry; each later one waits twice as long."""
+    retry_max_delay: Seconds = 32.0
+    """Seconds before a retry at most."""
+    retry_jitter: float = Field(default=0.2, ge=0, le=1, allow_inf_nan=False)
+    """The fraction by which a delay is varied at random, up and down."""
+    session_limit: int = Field(default=32, ge=1, le=32)
+    """How many sessions may be open on it; a Gateway has 32 seats."""
+    handshake_spacing: float = Field(default=0.05, ge=0, le=60, allow_inf_nan=False)
+    """Seconds from the start of one handshake to that of the next."""
+    heartbeat_timeout: Seconds = 5.0
+    """Seconds that the answer to a probe may take."""
+    client_ids: Annotated[Pool, BeforeValidator(_pool)] = Pool()
+    """The ids for callers that name none, such as 100-999."""
+    master_client_id: int | None = Field(default=None, ge=0, le=HIGHEST)
+    """The Gateway's master client id, which is never given from the pool."""
+
+    def settings(self, gateway_id: str) -> GatewaySettings:
+        """This gateway as its endpoint takes it."""
+        return GatewaySettings(
+            gateway_id=gateway_id,
+            host=self.host,
+            port=self.port,
+            kind=self.kind,
+            readonly=self.readonly,
+            timeout=self.timeout,
+            max_attempts=self.retry_max_attempts + 1,
+            session_limit=self.session_limit,
+            handshake_spacing=self.handshake_spacing,
+            heartbeat_timeout=self.heartbeat_timeout,
+            client_ids=self.client_ids,
+            master_client_id=self.master_client_id,
+            backoff=Backoff(self.retry_initial_delay, self.retry_max_delay, self.retry_jitter),
+        )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_BROKER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    gateways: dict[str, GatewayConfig] = Field(default_factory=dict)
+    """The gateways, by name."""
+    grpc_listen: ListenAddress = "127.0.0.1:50051"
+    """Where the gRPC server listens; port 0 takes a free one."""
+    database_url: Annotated[str, AfterValidator(_database_url)] | None = None
+    """The PostgreSQL to use; without it the broker runs one of its own in the data directory."""
+    auto_migrate: bool = False
+    """Migrate the database of DATABASE_URL at the start, instead of refusing to start."""
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("gateway-broker", appauthor=False))
+    )
+    """Where the broker's own PostgreSQL keeps its files."""
+    session_limit: int = Field(default=10, ge=1, le=1000)
+    """How many sessions may be open at once, over all gateways."""
+    watch_lag: int = Field(default=10_000, ge=100, le=1_000_000)
+    """How many events a watcher may lag behind before it is cut."""
+    watcher_limit: int = Field(default=20_000, ge=1, le=1_000_000)
+    """How many streams may come back at once."""
+    bookmark_interval: Seconds = 10.0
+    """Seconds without a message after which a watcher is told that nothing happened."""
+    store_timeout: Seconds = 5.0
+    """Seconds that the database may take to answer."""
+    stop_grace: Seconds = 10.0
+    """Seconds that requests may take to end when the broker stops."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """The least severe messages to log."""
+    log_format: Literal["json", "console"] = "json"
+    """How log lines are written."""
+    insecure_no_auth: bool = False
+    """Listen beyond loopback although anybody who connects can then open sessions."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What a command says first, then the environment, then the file."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        file = env_settings.env_vars.get("gateway_broker_config")
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, _plain_names(os.environ)),
+            InitSettingsSource(settings_cls, _read_file(Path(file)) if file else {}),
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.gateways:
+            self.gateways[DEFAULT_GATEWAY] = GatewayConfig()
+        addresses: dict[tuple[str, int], str] = {}
+        for name, gateway in self.gateways.items():
+            if not GATEWAY_NAME.fullmatch(name):
+                raise ValueError(
+                    f"gateways.{name}: a name is lower-case letters, digits and dashes, 63 at most"
+                )
+            address = (_canonical_host(gateway.host), gateway.port)
+            if address in addresses:
+                raise ValueError(
+                    f"gateways.{name}: is the same Gateway as gateways.{addresses[address]} "
+                    f"({gateway.host}:{gateway.port}); two names would fight over its client ids"
+                )
+            addresses[address] = name
+        host = self.grpc_listen.rpartition(":")[0]
+        if _canonical_host(host) != _LOOPBACK and not self.insecure_no_auth:
+            raise ValueError(
+                f"grpc_listen: {self.grpc_listen} is beyond loopback, where anybody who connects "
+                "could trade; this broker cannot tell callers apart yet. Listen on 127.0.0.1, "
+                "or set insecure_no_auth if the network itself keeps strangers out"
+            )
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the configuration.
+
+    Args:
+        overrides: what a command line says, by field name.
+
+    Raises:
+        StartupError: it is refused; the message names each field and what is wrong with it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or 'configuration'}: "
+            f"{item['msg'].removeprefix('Value error, ')}" + _got(item["loc"], item["input"])
+            for item in error.errors()
+        ]
+        raise StartupError("the configuration is refused:\n" + "\n".join(lines)) from None
+    except SettingsError as error:
+        raise StartupError(f"the configuration is refused: {error}") from None
+
+
+def _got(location: tuple[int | str, ...], value: object) -> str:
+    """What was given, unless it may hold a password."""
+    if location[:1] == ("database_url",) or not isinstance(value, str | int | float):
+        return ""
+    return f" (got {value!r})"
+
+
+def _plain_names(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that other tools share with us, under the names that they have there."""
+    found: dict[str, Any] = {}
+    for name, field in (("DATABASE_URL", "database_url"), ("LOG_LEVEL", "log_level")):
+        if environ.get(name):
+            found[field] = environ[name]
+    gateway = {
+        field: environ[name]
+        for name, field in (
+            ("IB_GATEWAY_HOST", "host"),
+            ("IB_GATEWAY_PORT", "port"),
+            ("IB_GATEWAY_KIND", "kind"),
+        )
+        if environ.get(name)
+    }
+    if gateway:
+        found["gateways"] = {DEFAULT_GATEWAY: gateway}
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise StartupError(f"GATEWAY_BROKER_CONFIG: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"GATEWAY_BROKER_CONFIG: {path} is not TOML: {error}") from None
+
+
+def _canonical_host(host: str) -> str:
+    """localhost, 127.0.0.1 and ::1 are one host."""
+    bare = host.strip("[]").lower().rstrip(".")
+    try:
+        return _LOOPBACK if ipaddress.ip_address(bare).is_loopback else bare
+    except ValueError:
+        return _LOOPBACK if bare == "localhost" else bare

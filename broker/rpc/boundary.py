@@ -1,0 +1,234 @@
+"""The one interceptor: errors become status codes here, and nowhere else.
+
+- A BrokerError becomes its status, with ErrorInfo and whatever else helps the caller.
+- Anything unexpected becomes INTERNAL with an id that stands in the log beside the cause;
+  its text stays here.
+- A handler's own cancellation (the caller went away) passes. A CancelledError that comes
+  from within would send nothing at all, so that the caller would wait for ever: it is
+  told that the broker stops, the only time when this happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from ibgateway.broker.v1 import error_pb2
+
+from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
+from broker.rpc.caller import Context
+
+logger = logging.getLogger(__name__)
+
+DOMAIN: Final = "ibgateway.broker.v1"
+CORRELATION_KEY: Final = "x-correlation-id"
+LONGEST_MESSAGE: Final = 1024
+
+STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
+    "IB_CONN_001": grpc.StatusCode.UNAVAILABLE,
+    "IB_CONN_002": grpc.StatusCode.ALREADY_EXISTS,
+    "IB_CONN_003": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "IB_CONN_004": grpc.StatusCode.UNAVAILABLE,
+    "IB_CONN_005": grpc.StatusCode.FAILED_PRECONDITION,
+    "IB_CONN_006": grpc.StatusCode.FAILED_PRECONDITION,
+    "BROKER_DRAINING": grpc.StatusCode.UNAVAILABLE,
+    "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "SESSION_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "CLIENT_IDS_EXHAUSTED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SLOW_CONSUMER": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SESSION_CLOSED": grpc.StatusCode.ABORTED,
+    "SESSION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "GATEWAY_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+}
+"""The status of each ErrorReason."""
+
+correlation_id: ContextVar[uuid.UUID] = ContextVar("correlation_id")
+"""That of the request being handled."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Unary = Callable[[Any, Context], Awaitable[Message]]
+Stream = Callable[[Any, Context], AsyncIterator[Message]]
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Stands between gRPC and every handler of this API; counts those that run."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def wait_quiet(self, timeout: float) -> bool:
+        """Wait until no handler runs; returns whether that is so within the seconds given."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._quiet.wait()
+        except TimeoutError:
+            logger.error("%d requests did not end", self._running)
+            return False
+        return True
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the handlers of this API; health and reflection have their own ways."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(f"/{DOMAIN}."):
+            return handler
+        if not handler.response_streaming:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(cast("Unary", handler.unary_unary)),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_stream_rpc_method_handler(
+            self._stream(cast("Stream", handler.unary_stream)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, handler: Unary) -> Unary:
+        async def handle(request: Any, context: Context) -> Message:
+            self._enter()
+            try:
+                _correlate(context)
+                return await handler(request, context)
+            except BaseException as error:
+                await _end(error, context)
+                raise
+            finally:
+                self._leave()
+
+        return handle
+
+    def _stream(self, handler: Stream) -> Stream:
+        async def handle(request: Any, context: Context) -> AsyncIterator[Message]:
+            self._enter()
+            try:
+                _correlate(context)
+                async for message in handler(request, context):
+                    yield message
+            except BaseException as error:
+                await _end(error, context)
+                raise
+            finally:
+                self._leave()
+
+        return handle
+
+    def _enter(self) -> None:
+        self._running += 1
+        self._quiet.clear()
+
+    def _leave(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._quiet.set()
+
+
+def _correlate(context: Context) -> None:
+    given = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY)
+    if given is None:
+        value = uuid.uuid4()
+    else:
+        try:
+            value = uuid.UUID(str(given)[:64])
+            if value.version != 4:
+                raise ValueError
+        except ValueError:
+            raise InvalidArgumentError(
+                [(f"metadata {CORRELATION_KEY}", "must be a UUID of version 4")]
+            ) from None
+    correlation_id.set(value)
+    context.set_trailing_metadata(((CORRELATION_KEY, str(value)),))
+
+
+async def _end(error: BaseException, context: Context) -> None:
+    """Abort the rpc with what the error means to the caller; return if it is not for us to say."""
+    if isinstance(error, BrokerError):
+        await _abort(context, error.reason, error.message, _details(error), error.metadata)
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            return
+        stopping = BrokerDrainingError()
+        await _abort(context, stopping.reason, stopping.message, _details(stopping), {})
+    if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+        error_id = str(uuid.uuid4())
+        logger.error("a request failed", exc_info=error, extra={"error_id": error_id})
+        message = f"the broker erred; its log says more under error_id {error_id}"
+        await _abort(context, "INTERNAL", message, [], {"error_id": error_id})
+
+
+def _details(error: BrokerError) -> list[Message]:
+    details: list[Message] = []
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    match error:
+        case InvalidArgumentError():
+            details.append(
+                error_details_pb2.BadRequest(
+                    field_violations=[
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=field, description=description
+                        )
+                        for field, description in error.violations
+                    ]
+                )
+            )
+        case GatewayError():
+            details.append(
+                error_pb2.ConnectionFailure(
+                    code=error_pb2.ErrorCode.Name(error.code),
+                    reason=error.reason,
+                    retryable=error.code.retryable,
+                    phase=error.phase.value,
+                    tws_code=error.tws_code,
+                    message=error.message[:LONGEST_MESSAGE],
+                    hint=error.hint[:LONGEST_MESSAGE],
+                )
+            )
+    return details
+
+
+async def _abort(
+    context: Context,
+    reason: str,
+    message: str,
+    details: list[Message],
+    metadata: Mapping[str, str],
+) -> None:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
+    packed = []
+    for detail in (info, *details):
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    status = rpc_status.to_status(
+        status_pb2.Status(
+            code=STATUS_CODES[reason].value[0],
+            message=message[:LONGEST_MESSAGE],
+            details=packed,
+        )
+    )
+    trailing = tuple(status.trailing_metadata or ())
+    current = correlation_id.get(None)
+    if current is not None:
+        trailing += ((CORRELATION_KEY, str(current)),)
+    await context.abort(status.code, status.details, trailing)

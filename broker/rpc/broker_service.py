@@ -1,0 +1,55 @@
+"""BrokerService: decode, call, encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from ibgateway.broker.v1 import broker_service_pb2 as pb
+from ibgateway.broker.v1 import broker_service_pb2_grpc
+
+from broker.rpc import convert
+from broker.rpc.caller import Context
+
+CAPABILITIES: Final = (
+    "client-id.exact",
+    "client-id.increment",
+    "session.verify",
+    "watch.bookmark",
+    "watch.snapshot",
+)
+"""What this broker can do; a name is added when it works, and never taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerService(broker_service_pb2_grpc.BrokerServiceServicer):
+    """Tells of the broker itself."""
+
+    version: str
+    instance: UUID
+    store_id: UUID
+    epoch: int
+    start_time: datetime
+    session_limit: int
+    watcher_limit: int
+    watch_lag: int
+
+    async def GetBrokerInfo(
+        self, request: pb.GetBrokerInfoRequest, context: Context
+    ) -> pb.GetBrokerInfoResponse:
+        """See the proto."""
+        return pb.GetBrokerInfoResponse(
+            version=self.version,
+            instance=str(self.instance),
+            store_id=str(self.store_id),
+            start_time=convert.timestamp(self.start_time),
+            capabilities=CAPABILITIES,
+            limits=pb.BrokerLimits(
+                sessions=self.session_limit,
+                watchers=self.watcher_limit,
+                watch_lag=self.watch_lag,
+            ),
+            epoch=self.epoch,
+        )

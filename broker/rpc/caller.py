@@ -1,0 +1,32 @@
+"""Who calls."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc.aio
+
+from broker.errors import InvalidArgumentError
+from broker.rpc.requests import LONGEST_OWNER
+
+OWNER_KEY: Final = "x-broker-owner"
+NOBODY: Final = "local"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def owner(context: Context) -> str:
+    """The name under which the caller's sessions stand. Unproven: whoever reaches the
+    port may say any name.
+
+    Raises:
+        InvalidArgumentError: the name is too long.
+    """
+    metadata = dict(context.invocation_metadata() or ())
+    value = metadata.get(OWNER_KEY) or NOBODY
+    name = value if isinstance(value, str) else value.decode(errors="replace")
+    if len(name) > LONGEST_OWNER:
+        raise InvalidArgumentError(
+            [(f"metadata {OWNER_KEY}", f"must be at most {LONGEST_OWNER} characters")]
+        )
+    return name

@@ -1,0 +1,210 @@
+"""Between the domain and protobuf, both ways, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from ibgateway.broker.v1 import (
+    error_pb2,
+    gateway_pb2,
+    session_event_pb2,
+    session_pb2,
+    session_service_pb2,
+)
+
+from broker.events.hub import Entry
+from broker.events.token import ResumeToken
+from broker.gateway.base import GatewayKind
+from broker.gateway.endpoint import Endpoint
+from broker.session.model import (
+    Attempt,
+    Condition,
+    ConditionChange,
+    ConditionStatus,
+    Failure,
+    Session,
+    SessionEvent,
+    SessionState,
+    Transition,
+    Update,
+)
+
+STATES: Final[Mapping[SessionState, session_pb2.SessionState]] = {
+    SessionState.DISCONNECTED: session_pb2.SESSION_STATE_DISCONNECTED,
+    SessionState.CONNECTING: session_pb2.SESSION_STATE_CONNECTING,
+    SessionState.CONNECTED: session_pb2.SESSION_STATE_CONNECTED,
+    SessionState.RECONNECTING: session_pb2.SESSION_STATE_RECONNECTING,
+    SessionState.FAILED: session_pb2.SESSION_STATE_FAILED,
+}
+_CONDITION_STATUS: Final[Mapping[ConditionStatus, session_pb2.ConditionStatus]] = {
+    ConditionStatus.TRUE: session_pb2.CONDITION_STATUS_TRUE,
+    ConditionStatus.FALSE: session_pb2.CONDITION_STATUS_FALSE,
+    ConditionStatus.UNKNOWN: session_pb2.CONDITION_STATUS_UNKNOWN,
+}
+_KINDS: Final[Mapping[GatewayKind, gateway_pb2.GatewayKind]] = {
+    GatewayKind.UNKNOWN: gateway_pb2.GATEWAY_KIND_UNKNOWN,
+    GatewayKind.PAPER: gateway_pb2.GATEWAY_KIND_PAPER,
+    GatewayKind.LIVE: gateway_pb2.GATEWAY_KIND_LIVE,
+}
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """None stays absent."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """None stays absent."""
+    if seconds is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
+
+
+def failure(value: Failure | None) -> error_pb2.ConnectionFailure | None:
+    """None stays absent."""
+    if value is None:
+        return None
+    return error_pb2.ConnectionFailure(
+        code=error_pb2.ErrorCode.Name(value.code),
+        reason=value.code.reason,
+        retryable=value.code.retryable,
+        phase=value.phase.value,
+        tws_code=value.tws_code,
+        message=value.message,
+        hint=value.hint,
+        attempt=value.attempt,
+        time=timestamp(value.time),
+    )
+
+
+def session(value: Session, *, heartbeat_latency: float | None = None) -> session_pb2.Session:
+    """A session as callers see it; the latency in seconds is known of open ones only."""
+    spec = value.spec
+    return session_pb2.Session(
+        session_id=str(spec.session_id),
+        gateway_id=spec.gateway_id,
+        client_id=value.client_id,
+        client_id_changed=value.client_id_changed,
+        readonly=spec.readonly,
+        state=STATES[value.state],
+        conditions=[condition(item) for item in value.conditions],
+        generation=value.generation,
+        sequence=value.sequence,
+        revision=value.revision,
+        owner=spec.owner,
+        labels=spec.labels,
+        accounts=value.accounts,
+        server_version=value.server_version or 0,
+        attempt=value.attempt,
+        next_attempt_time=timestamp(value.next_attempt_time),
+        last_failure=failure(value.last_failure),
+        close_reason=value.close_reason or "",
+        error_count=value.error_count,
+        heartbeat_latency=duration(heartbeat_latency),
+        create_time=timestamp(value.create_time),
+        connect_time=timestamp(value.connect_time),
+        state_time=timestamp(value.state_time),
+        disconnect_time=timestamp(value.disconnect_time),
+    )
+
+
+def condition(value: Condition) -> session_pb2.Condition:
+    """A condition as callers see it."""
+    return session_pb2.Condition(
+        type=value.type,
+        subject=value.subject,
+        status=_CONDITION_STATUS[value.status],
+        reason=value.reason,
+        message=value.message,
+        tws_code=value.tws_code,
+        transition_time=timestamp(value.transition_time),
+    )
+
+
+def event(value: SessionEvent) -> session_event_pb2.SessionEvent:
+    """An event as watchers see it."""
+    message = session_event_pb2.SessionEvent(
+        revision=value.revision,
+        sequence=value.sequence,
+        session_id=str(value.session_id),
+        time=timestamp(value.time),
+        correlation_id=str(value.correlation_id),
+        persisted=value.revision > 0,
+        session=session(value.session),
+    )
+    match value.change:
+        case Transition() as change:
+            message.transition.CopyFrom(
+                session_event_pb2.Transition(
+                    to=STATES[change.target],
+                    reason=change.reason,
+                    **{"from": STATES[change.source]},  # a keyword of Python
+                )
+            )
+        case Attempt() as change:
+            message.attempt.CopyFrom(
+                session_event_pb2.Attempt(
+                    number=change.number,
+                    failure=failure(change.failure),
+                    next_attempt_time=timestamp(change.next_attempt_time),
+                )
+            )
+        case ConditionChange() as change:
+            message.condition.CopyFrom(condition(change.condition))
+        case Update() as change:
+            message.updated.CopyFrom(
+                session_event_pb2.Update(fields=change.fields, actor=change.actor)
+            )
+    return message
+
+
+def watched(entry: Entry, store_id: UUID) -> session_service_pb2.WatchSessionsResponse:
+    """An event as a message of the stream: made once, and shared by all watchers."""
+    if entry.encoded is None:
+        revision = entry.event.revision
+        entry.encoded = session_service_pb2.WatchSessionsResponse(
+            resume_token=ResumeToken(store_id, revision).encode(),
+            revision=revision,
+            event=event(entry.event),
+        )
+    message: session_service_pb2.WatchSessionsResponse = entry.encoded
+    return message
+
+
+def gateway(endpoint: Endpoint, holders: Mapping[int, Session]) -> gateway_pb2.Gateway:
+    """A gateway as callers see it."""
+    settings = endpoint.settings
+    message = gateway_pb2.Gateway(
+        gateway_id=settings.gateway_id,
+        kind=_KINDS[settings.kind],
+        host=settings.host,
+        port=settings.port,
+        readonly=settings.readonly,
+        reachable_time=timestamp(endpoint.reachable_time),
+        server_version=endpoint.server_version or 0,
+        sessions_used=len(holders),
+        session_limit=settings.session_limit,
+        client_ids=[
+            gateway_pb2.ClientIdHolder(
+                client_id=client_id,
+                session_id=str(holder.spec.session_id),
+                owner=holder.spec.owner,
+            )
+            for client_id, holder in sorted(holders.items())
+        ],
+        last_failure=failure(endpoint.last_failure),
+    )
+    if endpoint.reachable is not None:
+        message.reachable = endpoint.reachable
+    return message

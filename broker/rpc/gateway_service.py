@@ -1,0 +1,38 @@
+"""GatewayService: decode, call, encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ibgateway.broker.v1 import gateway_pb2, gateway_service_pb2_grpc
+from ibgateway.broker.v1 import gateway_service_pb2 as pb
+
+from broker.config import DEFAULT_GATEWAY
+from broker.rpc import convert
+from broker.rpc.caller import Context
+from broker.runtime.manager import SessionManager
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
+    """Tells of the configured gateways."""
+
+    manager: SessionManager
+
+    async def ListGateways(
+        self, request: pb.ListGatewaysRequest, context: Context
+    ) -> pb.ListGatewaysResponse:
+        """See the proto."""
+        return pb.ListGatewaysResponse(
+            gateways=[self._encode(gateway_id) for gateway_id in sorted(self.manager.endpoints)]
+        )
+
+    async def GetGateway(
+        self, request: pb.GetGatewayRequest, context: Context
+    ) -> pb.GetGatewayResponse:
+        """See the proto."""
+        return pb.GetGatewayResponse(gateway=self._encode(request.gateway_id or DEFAULT_GATEWAY))
+
+    def _encode(self, gateway_id: str) -> gateway_pb2.Gateway:
+        endpoint = self.manager.endpoint(gateway_id)
+        return convert.gateway(endpoint, self.manager.client_ids(gateway_id))

@@ -1,0 +1,105 @@
+"""The gRPC server: options, services, and what it takes to stop without losing an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from ibgateway.broker.v1 import (
+    broker_service_pb2,
+    broker_service_pb2_grpc,
+    gateway_service_pb2,
+    gateway_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+
+from broker.errors import StartupError
+from broker.rpc.boundary import Boundary
+from broker.rpc.broker_service import BrokerService
+from broker.rpc.gateway_service import GatewayService
+from broker.rpc.health import HealthReporter
+from broker.rpc.session_service import SessionService
+
+LARGEST_REQUEST: Final = 64 * 1024
+"""Bytes; no request of this API comes near."""
+
+
+class Server:
+    """Serves the API on one address.
+
+    Args:
+        listen: HOST:PORT; port 0 takes a free one.
+        watcher_limit: how many calls may arrive at once without being refused.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        watcher_limit: int,
+        sessions: SessionService,
+        gateways: GatewayService,
+        broker: BrokerService,
+        health: HealthReporter,
+    ) -> None:
+        self.boundary = Boundary()
+        self._server = grpc.aio.server(
+            interceptors=[self.boundary], options=_options(watcher_limit)
+        )
+        session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, self._server)
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateways, self._server)
+        broker_service_pb2_grpc.add_BrokerServiceServicer_to_server(broker, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
+        reflection.enable_server_reflection(
+            [
+                session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+                gateway_service_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
+                broker_service_pb2.DESCRIPTOR.services_by_name["BrokerService"].full_name,
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            ],
+            self._server,
+        )
+        host = listen.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartupError(
+                f"cannot listen on {listen}: is another broker running there? "
+                f"Stop it, or set GATEWAY_BROKER_GRPC_LISTEN ({error})"
+            ) from None
+        self.address = f"{host}:{port}"
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """End what still runs within ``grace`` seconds, and wait for the last handler.
+
+        ``server.stop`` returns before cancelled stream handlers have ended, so the
+        boundary's own count is waited for.
+        """
+        await self._server.stop(grace)
+        await self.boundary.wait_quiet(grace)
+
+
+def _options(watcher_limit: int) -> Sequence[tuple[str, Any]]:
+    return (
+        # Two brokers on one port would each get half of the calls.
+        ("grpc.so_reuseport", 0),
+        # Beyond these gRPC refuses new streams with a bare CANCELLED, which no client can
+        # tell from its own; watchers that all come back at once are more than the default.
+        ("grpc.server.max_pending_requests", watcher_limit),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * watcher_limit),
+        ("grpc.max_receive_message_length", LARGEST_REQUEST),
+        # Dead watchers are found in 40 s instead of gRPC's 2 hours.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    )

@@ -1,0 +1,119 @@
+"""What the house looks like: who imports whom, who reads the environment, how long a module is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BROKER = ROOT / "broker"
+MODULES = sorted(BROKER.rglob("*.py"))
+IDS = [str(path.relative_to(ROOT)) for path in MODULES]
+
+# Who may import a third-party library; a name ending in / is a folder.
+IMPORTERS = {
+    "ib_async": ("gateway/ib.py",),
+    "asyncpg": ("store/postgres.py",),
+    "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
+    "grpc_status": ("rpc/boundary.py", "cli/client.py"),
+    "structlog": ("telemetry/",),
+    "alembic": ("store/migration.py",),
+    "sqlalchemy": ("store/migration.py",),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
+    "uvloop": ("cli/",),
+    "pydantic_settings": ("config.py",),
+    "platformdirs": ("config.py",),
+}
+PURE = {"asyncio", "time", "random", "os", "socket", "logging", "uuid4", "pydantic"}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The top-level names of everything that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def test_the_layers_hold() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_a_library_has_one_door(path: Path) -> None:
+    name = path.relative_to(BROKER).as_posix()
+    for library in set(imports(parse(path))) & IMPORTERS.keys():
+        doors = IMPORTERS[library]
+        assert any(
+            name == door or (door.endswith("/") and name.startswith(door)) for door in doors
+        ), f"{name} imports {library}, which only {', '.join(doors)} may"
+
+
+@pytest.mark.parametrize("path", sorted((BROKER / "session").glob("*.py")), ids=lambda p: p.name)
+def test_the_session_core_is_pure(path: Path) -> None:
+    assert not set(imports(parse(path))) & PURE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_only_the_configuration_reads_the_environment(path: Path) -> None:
+    if path.relative_to(BROKER).as_posix() == "config.py":
+        return
+    names = {
+        node.attr
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert not names & {"environ", "getenv", "environb"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_no_module_is_a_drawer(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+    assert len(path.read_text().splitlines()) <= 600
+    if path.name == "__init__.py":
+        assert not path.read_text()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_every_task_has_an_owner_and_a_name(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "ensure_future":
+                pytest.fail(f"{path.name}:{node.lineno}: a task without a name")
+            if node.func.attr == "create_task":
+                assert {"name"} & {keyword.arg for keyword in node.keywords}, (
+                    f"{path.name}:{node.lineno}: a task without a name"
+                )
+
+
+def test_generated_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "docs.py", "--check"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

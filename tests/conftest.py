@@ -1,0 +1,26 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
+from tests.harness import Client, serving
+
+pytest_plugins = ["tests.postgres"]
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[SimulatedGateway]:
+    """A simulated Gateway on a free port."""
+    async with SimulatedGateway(SimulatorSettings(host="127.0.0.1", port=0)) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def client(simulator: SimulatedGateway, database_url: str) -> AsyncIterator[Client]:
+    """A broker in front of the simulated Gateway, and a channel to it."""
+    async with serving(simulator, database_url) as started:
+        yield started
