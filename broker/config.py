@@ -72,6 +72,13 @@ def _database_url(value: str) -> str:
     return f"postgresql://{rest}"
 
 
+def _default_data_dir() -> Path:
+    """Root's own directories are closed to the unprivileged user that runs its PostgreSQL."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/gateway-broker")
+    return Path(platformdirs.user_data_dir("gateway-broker", appauthor=False))
+
+
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
@@ -148,9 +155,7 @@ class Settings(BaseSettings):
     """The PostgreSQL to use; without it the broker runs one of its own in the data directory."""
     auto_migrate: bool = False
     """Migrate the database of DATABASE_URL at the start, instead of refusing to start."""
-    data_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("gateway-broker", appauthor=False))
-    )
+    data_dir: Path = Field(default_factory=_default_data_dir)
     """Where the broker's own PostgreSQL keeps its files."""
     session_limit: int = Field(default=10, ge=1, le=1000)
     """How many sessions may be open at once, over all gateways."""

@@ -107,7 +107,7 @@ def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> s
 
 def _default(field: Any) -> str:
     if field.default_factory is not None:
-        return "the platform's directory for a user's data"
+        return "the platform's directory for a user's data; `/var/lib/gateway-broker` for root"
     value = field.default
     return "" if value is None else f"`{str(value).lower() if value in (True, False) else value}`"
 

@@ -16,9 +16,6 @@ from broker.session.backoff import Backoff
 from broker.session.client_ids import Pool
 from broker.session.model import Failure
 
-HANDSHAKE_DEADLINE_SLACK: Final = 10.0
-"""Seconds beyond an attempt's timeout after which the connector itself counts as hung."""
-
 _GATEWAY_FAILURES: Final = frozenset(
     {ErrorCode.CONNECTION, ErrorCode.TIMEOUT, ErrorCode.NETWORK_UNREACHABLE}
 )
@@ -150,16 +147,13 @@ class Endpoint:
     async def _dial(
         self, client_id: int, timeout: float, on_notice: Callable[[Notice], None]
     ) -> Link:
-        # The connector bounds the attempt; this one only keeps a defect of it from
-        # holding the gateway's single turn for ever.
-        async with asyncio.timeout(timeout + HANDSHAKE_DEADLINE_SLACK):
-            link = await self._connector.connect(
-                host=self.settings.host,
-                port=self.settings.port,
-                client_id=client_id,
-                timeout=timeout,
-                on_notice=on_notice,
-            )
+        link = await self._connector.connect(
+            host=self.settings.host,
+            port=self.settings.port,
+            client_id=client_id,
+            timeout=timeout,
+            on_notice=on_notice,
+        )
         self._learned(reachable=True)
         self.server_version = link.server_version
         refusal = account_failure(self.settings.kind, link.accounts)

@@ -293,8 +293,8 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         GatewayConnectionError,
         Phase.CONNECTED,
         "{target} sent bytes that are no TWS message (length {length}); the connection was dropped",
-        "The stream is out of step, and nothing after it can be trusted. Open the session again; if "
-        "it goes on, an operator must look at what stands between broker and Gateway.",
+        "The stream is out of step, and nothing after it can be trusted. Open the session again; "
+        "if it goes on, an operator must look at what stands between broker and Gateway.",
         answered=True,
     ),
     Symptom.HEARTBEAT_UNANSWERED: Fault(

@@ -122,11 +122,12 @@ class Supervisor:
             while not self.session.state.is_final:
                 self._apply(await self._next_input())
             final = await self._recorded
-            logger.info("disconnection", extra=self._about(state=final.state.value))
+            reason = final.close_reason or "FAILED"
+            logger.info("disconnection", extra=self._about(reason=reason))
         finally:
             if self._link is not None:
                 await self._link.close()
-            self._client_ids.release(self.session.client_id, self.session.spec.session_id)
+            self._release(self.session.client_id)
             if final is not None:
                 self.ended.set_result(final)
             for future in (self.opened, self.settled, self.ended):
@@ -176,6 +177,8 @@ class Supervisor:
                 finally:
                     self._end.remove_done_callback(interrupt)
         except TimeoutError:
+            if not scope.expired():
+                raise
             return self._end.result()
 
     async def _dial(self, dial: Dial) -> Input:
@@ -183,15 +186,23 @@ class Supervisor:
             pause = (dial.not_before - self._ports.now()).total_seconds()
             await asyncio.sleep(max(pause, 0.0))
         attempt = self.session.attempt + 1
-        logger.info("connection_attempt", extra=self._about(client_id=dial.client_id))
+        settings = self._endpoint.settings
+        logger.info(
+            "connection_attempt",
+            extra=self._about(host=settings.host, port=settings.port, client_id=dial.client_id),
+        )
+        begin = asyncio.get_running_loop().time()
         try:
             self._link = await self._endpoint.connect(
                 dial.client_id, timeout=self.session.spec.timeout, on_notice=self._noticed
             )
         except GatewayError as error:
             failure = Failure.of(error, time=self._ports.now(), attempt=attempt)
-            delay = self._endpoint.settings.backoff.delay(attempt, self._ports.random())
-            return AttemptFailed(failure, delay, self._move_client_id(failure))
+            self._log_failure(failure)
+            delay = settings.backoff.delay(attempt, self._ports.random())
+            return AttemptFailed(failure, delay, self._next_client_id(failure))
+        duration = asyncio.get_running_loop().time() - begin
+        logger.info("connection_success", extra=self._about(duration=round(duration, 6)))
         return LinkUp(self._link.server_version, self._link.accounts)
 
     async def _hold(self) -> Input:
@@ -201,17 +212,23 @@ class Supervisor:
         self.heartbeat_latency = None
         self._correlation_id = self._ports.new_id()
         reason = "HEARTBEAT_UNANSWERED" if error.phase is Phase.HEARTBEAT else "PEER_CLOSED"
-        return LinkLost(Failure.of(error, time=self._ports.now(), attempt=0), reason)
+        failure = Failure.of(error, time=self._ports.now(), attempt=0)
+        self._log_failure(failure)
+        return LinkLost(failure, reason)
 
-    def _move_client_id(self, failure: Failure) -> int | None:
-        """Exchange the id that is in use at the Gateway for the next one, if that is the policy."""
+    def _next_client_id(self, failure: Failure) -> int | None:
+        """Hold the next id beside the one that is in use at the Gateway, if that is the policy."""
         if not machine.moves_client_id(self.session, failure.code):
             return None
-        session_id = self.session.spec.session_id
+        logger.warning(
+            "client_id_conflict",
+            extra=self._about(
+                client_id=self.session.client_id, retry_count=self.session.client_id_moves
+            ),
+        )
         client_id = self._client_ids.after(self.session.client_id)
         if client_id is not None:
-            self._client_ids.take(client_id, session_id)
-            self._client_ids.release(self.session.client_id, session_id)
+            self._client_ids.take(client_id, self.session.spec.session_id)
         return client_id
 
     def _noticed(self, notice: Notice) -> None:
@@ -224,18 +241,35 @@ class Supervisor:
             now=self._ports.now(),
             correlation_id=self._correlation_id,
         )
-        was_connecting = self.session.state is machine.CONNECTING
-        self.session = step.session
+        before, self.session = self.session, step.session
         self._submit(step.events)
-        if was_connecting and step.session.state is not machine.CONNECTING:
+        if before.state is machine.CONNECTING and self.session.state is not machine.CONNECTING:
             self._recorded.add_done_callback(self._settle)
+        if before.client_id != self.session.client_id:
+            # Not before the record says so: two open rows must never hold one id.
+            self._recorded.add_done_callback(lambda _: self._release(before.client_id))
 
     def _submit(self, events: tuple[SessionEvent, ...]) -> None:
         self._recorded = self._ports.log.submit(events)
 
+    def _release(self, client_id: int) -> None:
+        self._client_ids.release(client_id, self.session.spec.session_id)
+
     def _settle(self, recorded: asyncio.Future[Session]) -> None:
         if not self.settled.done() and not recorded.cancelled():
             self.settled.set_result(recorded.result())
+
+    def _log_failure(self, failure: Failure) -> None:
+        logger.error(
+            "connection_failure",
+            extra=self._about(
+                error_type=failure.code.error_type,
+                error_message=failure.message,
+                code=failure.code.reason,
+                phase=failure.phase.value,
+                hint=failure.hint,
+            ),
+        )
 
     def _about(self, **more: object) -> dict[str, object]:
         return {

@@ -1,0 +1,280 @@
+-- Every statement of the store. Values are always parameters; nothing is ever built
+-- from input. Each runs alone, as one transaction, unless its comment says otherwise.
+
+-- name: configure
+-- Once per connection. To plan append_events costs as much as to run it, and no plan here
+-- depends on the values. Not a startup parameter: connection poolers refuse those.
+SET plan_cache_mode = force_generic_plan;
+
+-- name: append_events
+-- Records events and folds them into their sessions' rows; the general form, for any
+-- batch and for repeats. $1 session ids, $2 sequences, $3 kinds, $4 transition sources,
+-- $5 transition targets, $6 payloads, $7 times, $8 correlation ids (arrays of one
+-- length, in the order of the log), $9 the writer's epoch.
+-- An event that is already there keeps its revision. The counter's row lock orders the
+-- writers, so revisions are dense and in the order of commits. Where the batch does not
+-- continue its session (I4, I5) the event's revision is null, which the table refuses,
+-- and with it the whole statement. No row at all: another epoch holds the database.
+WITH given AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[],
+        $6::jsonb[], $7::timestamptz[], $8::uuid[]
+    ) WITH ORDINALITY AS g (
+        session_id, sequence, kind, transition_source, transition_target,
+        payload, time, correlation_id, place
+    )
+), recorded AS MATERIALIZED (
+    SELECT e.session_id, e.sequence, e.revision
+    FROM session_events AS e
+    JOIN given AS g ON e.session_id = g.session_id AND e.sequence = g.sequence
+), fresh AS MATERIALIZED (
+    SELECT g.*,
+        row_number() OVER (ORDER BY g.place) AS nth,
+        g.sequence = min(g.sequence) OVER session AS is_first,
+        g.sequence = max(g.sequence) OVER session AS is_last,
+        min(g.sequence) OVER session AS first_sequence
+    FROM given AS g
+    WHERE NOT EXISTS (
+        SELECT FROM recorded AS r
+        WHERE r.session_id = g.session_id AND r.sequence = g.sequence
+    )
+    WINDOW session AS (PARTITION BY g.session_id)
+), counter AS (
+    UPDATE broker_store
+    SET revision = revision + (SELECT count(*) FROM fresh)
+    WHERE epoch = $9
+    RETURNING revision - (SELECT count(*) FROM fresh) AS base
+), folded AS (
+    INSERT INTO gateway_connections AS c (
+        session_id, gateway_id, host, port, owner, labels, requested_client_id,
+        client_id_policy, readonly, timeout, max_attempts, reconnect_max_attempts,
+        return_immediately, created_at,
+        state, final_state, client_id, sequence, revision, generation, attempt,
+        client_id_moves, error_count, server_version, accounts, conditions,
+        next_attempt_time, last_failure, close_reason, connection_time,
+        disconnection_time, state_time, updated_at, epoch
+    )
+    SELECT
+        s.session_id, s.gateway_id, s.host, s.port, s.owner, s.labels, s.requested_client_id,
+        s.client_id_policy, s.readonly, s.timeout, s.max_attempts, s.reconnect_max_attempts,
+        s.return_immediately, s.created_at,
+        s.state, s.final_state, s.client_id, s.sequence, counter.base + f.nth, s.generation,
+        s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
+        s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
+        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+    FROM fresh AS f
+    CROSS JOIN counter
+    CROSS JOIN jsonb_populate_record(NULL::gateway_connections, f.payload -> 'session') AS s
+    WHERE f.is_last
+    ON CONFLICT (session_id) DO UPDATE SET (
+        state, final_state, client_id, sequence, revision, generation, attempt,
+        client_id_moves, error_count, server_version, accounts, conditions,
+        next_attempt_time, last_failure, close_reason, connection_time,
+        disconnection_time, state_time, updated_at, epoch
+    ) = ROW (
+        EXCLUDED.state, EXCLUDED.final_state, EXCLUDED.client_id, EXCLUDED.sequence,
+        EXCLUDED.revision, EXCLUDED.generation, EXCLUDED.attempt,
+        EXCLUDED.client_id_moves, EXCLUDED.error_count, EXCLUDED.server_version,
+        EXCLUDED.accounts, EXCLUDED.conditions, EXCLUDED.next_attempt_time,
+        EXCLUDED.last_failure, EXCLUDED.close_reason, EXCLUDED.connection_time,
+        EXCLUDED.disconnection_time, EXCLUDED.state_time, EXCLUDED.updated_at, EXCLUDED.epoch
+    )
+    WHERE c.final_state IS NULL
+        AND EXISTS (
+            SELECT FROM fresh AS f
+            WHERE f.session_id = c.session_id
+                AND f.is_first
+                AND f.sequence = c.sequence + 1
+                AND coalesce(f.transition_source, c.state) = c.state
+        )
+    RETURNING c.session_id
+), written AS (
+    INSERT INTO session_events (
+        revision, session_id, sequence, kind, transition_source, transition_target,
+        payload, time, correlation_id, epoch
+    )
+    SELECT
+        CASE
+            WHEN f.first_sequence = 1 OR EXISTS (
+                SELECT FROM gateway_connections AS c WHERE c.session_id = f.session_id
+            )
+            THEN (
+                SELECT counter.base + f.nth FROM folded
+                WHERE folded.session_id = f.session_id
+            )
+        END,
+        f.session_id, f.sequence, f.kind, f.transition_source, f.transition_target,
+        f.payload, f.time, f.correlation_id, $9
+    FROM fresh AS f
+    CROSS JOIN counter
+    RETURNING session_id, sequence, revision
+)
+SELECT session_id, sequence, revision FROM written
+UNION ALL
+SELECT recorded.session_id, recorded.sequence, recorded.revision FROM recorded, counter;
+
+-- name: create_connection
+-- The hot path of append_events for one event of sequence 1: the session begins. A
+-- repeat violates a unique key. $1 to $9 as there, each a single value.
+WITH counter AS (
+    UPDATE broker_store SET revision = revision + 1 WHERE epoch = $9 RETURNING revision
+), created AS (
+    INSERT INTO gateway_connections (
+        session_id, gateway_id, host, port, owner, labels, requested_client_id,
+        client_id_policy, readonly, timeout, max_attempts, reconnect_max_attempts,
+        return_immediately, created_at,
+        state, final_state, client_id, sequence, revision, generation, attempt,
+        client_id_moves, error_count, server_version, accounts, conditions,
+        next_attempt_time, last_failure, close_reason, connection_time,
+        disconnection_time, state_time, updated_at, epoch
+    )
+    SELECT
+        s.session_id, s.gateway_id, s.host, s.port, s.owner, s.labels, s.requested_client_id,
+        s.client_id_policy, s.readonly, s.timeout, s.max_attempts, s.reconnect_max_attempts,
+        s.return_immediately, s.created_at,
+        s.state, s.final_state, s.client_id, s.sequence, counter.revision, s.generation,
+        s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
+        s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
+        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+    FROM counter
+    CROSS JOIN jsonb_populate_record(NULL::gateway_connections, $6::jsonb -> 'session') AS s
+)
+INSERT INTO session_events (
+    revision, session_id, sequence, kind, transition_source, transition_target,
+    payload, time, correlation_id, epoch
+)
+SELECT counter.revision, $1::uuid, $2::bigint, $3, $4, $5, $6, $7, $8, $9
+FROM counter
+RETURNING revision;
+
+-- name: update_connection
+-- The hot path of append_events for one later event. Where it does not continue its
+-- session, or is a repeat, the revision is null, which the table refuses. $1 to $9 as
+-- there, each a single value.
+WITH counter AS (
+    UPDATE broker_store SET revision = revision + 1 WHERE epoch = $9 RETURNING revision
+), updated AS (
+    UPDATE gateway_connections AS c
+    SET (
+        state, final_state, client_id, sequence, revision, generation, attempt,
+        client_id_moves, error_count, server_version, accounts, conditions,
+        next_attempt_time, last_failure, close_reason, connection_time,
+        disconnection_time, state_time, updated_at, epoch
+    ) = ROW (
+        s.state, s.final_state, s.client_id, s.sequence, counter.revision, s.generation,
+        s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
+        s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
+        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+    )
+    FROM counter
+    CROSS JOIN jsonb_populate_record(NULL::gateway_connections, $6::jsonb -> 'session') AS s
+    WHERE c.session_id = $1::uuid
+        AND c.sequence = $2::bigint - 1
+        AND c.final_state IS NULL
+        AND coalesce($4, c.state) = c.state
+    RETURNING counter.revision
+)
+INSERT INTO session_events (
+    revision, session_id, sequence, kind, transition_source, transition_target,
+    payload, time, correlation_id, epoch
+)
+SELECT updated.revision, $1::uuid, $2::bigint, $3, $4, $5, $6, $7, $8, $9
+FROM counter
+LEFT JOIN updated ON true
+RETURNING revision;
+
+-- name: get_connection
+-- The session with id $1, as its row.
+SELECT to_jsonb(c) FROM gateway_connections AS c WHERE c.session_id = $1;
+
+-- name: list_active_connections
+-- All sessions that are not final.
+SELECT to_jsonb(c)
+FROM gateway_connections AS c
+WHERE c.final_state IS NULL
+ORDER BY c.created_at, c.session_id;
+
+-- name: list_connections
+-- One page of the sessions that match: $1 ids, $2 gateway, $3 owner, $4 labels, $5
+-- states, each null for any; after ($6, $7), null to begin; at most $8.
+SELECT to_jsonb(c)
+FROM gateway_connections AS c
+WHERE ($1::uuid[] IS NULL OR c.session_id = ANY ($1))
+    AND ($2::text IS NULL OR c.gateway_id = $2)
+    AND ($3::text IS NULL OR c.owner = $3)
+    AND ($4::jsonb IS NULL OR c.labels @> $4)
+    AND ($5::text[] IS NULL OR c.state = ANY ($5))
+    AND ($6::timestamptz IS NULL OR (c.created_at, c.session_id) > ($6, $7::uuid))
+ORDER BY c.created_at, c.session_id
+LIMIT $8;
+
+-- name: list_events
+-- The retained events of session $1.
+SELECT revision, payload, time, correlation_id
+FROM session_events
+WHERE session_id = $1
+ORDER BY sequence;
+
+-- name: cleanup_stale_connections
+-- Deletes final sessions that ended more than $1 seconds ago and whose events are gone.
+DELETE FROM gateway_connections AS c
+WHERE c.final_state IS NOT NULL
+    AND c.disconnection_time < now() - make_interval(secs => $1)
+    AND NOT EXISTS (SELECT FROM session_events AS e WHERE e.session_id = c.session_id)
+RETURNING c.session_id;
+
+-- name: raise_horizon
+-- The retention horizon moves up to the oldest event that is at most $1 seconds old;
+-- in one transaction with expire_events, which it allows to delete what is below.
+UPDATE broker_store
+SET retention_horizon = greatest(retention_horizon, coalesce(
+    (
+        SELECT min(e.revision) FROM session_events AS e
+        WHERE e.time >= now() - make_interval(secs => $1)
+    ),
+    revision + 1
+))
+WHERE epoch = $2
+RETURNING retention_horizon;
+
+-- name: expire_events
+-- Deletes the events below the horizon $1.
+DELETE FROM session_events WHERE revision < $1 RETURNING revision;
+
+-- name: get_revision
+-- The revision of the newest event.
+SELECT revision FROM broker_store;
+
+-- name: schema_revision
+-- Where the migrations stand; null where none ever ran. The table is looked for first,
+-- since a statement that names a table that is missing fails.
+SELECT to_regclass('alembic_version') IS NOT NULL;
+
+-- name: migration_version
+-- The version that Alembic recorded.
+SELECT version_num FROM alembic_version;
+
+-- name: lock
+-- The lock of the one broker of a database; its connection holds it.
+SELECT pg_try_advisory_lock($1);
+
+-- name: lock_holder
+-- Who took the database over last, and the server process that holds the lock $1.
+SELECT s.holder, s.held_since, s.epoch, l.pid
+FROM broker_store AS s
+LEFT JOIN pg_locks AS l
+    ON l.locktype = 'advisory'
+    AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (l.classid::bigint << 32) + l.objid::bigint = $1;
+
+-- name: take_over
+-- A new epoch begins; $1 says who took over.
+UPDATE broker_store
+SET epoch = epoch + 1, holder = $1, held_since = now()
+RETURNING store_id, epoch;
+
+-- name: current_epoch
+-- Whose turn it is, to see on return whether another broker was there meanwhile.
+SELECT epoch FROM broker_store;

@@ -1,0 +1,491 @@
+"""The record keeps what the port promises, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import psutil
+import pytest
+
+from broker.errors import ErrorCode, Phase, StartupError, StoreFencedError, StoreUnavailableError
+from broker.session import machine
+from broker.session.filters import SessionFilter
+from broker.session.inputs import AttemptFailed, EndRequested, LinkEnded, LinkLost, LinkUp
+from broker.session.model import (
+    ClientIdPolicy,
+    CloseReason,
+    Condition,
+    ConditionChange,
+    ConditionStatus,
+    Failure,
+    Session,
+    SessionEvent,
+    SessionSpec,
+    SessionState,
+    Transition,
+)
+from broker.store.base import PageKey, Store
+from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
+from broker.store.migration import upgrade
+from broker.store.postgres import (
+    PostgresStore,
+    RecordRefusedError,
+    StoreSettings,
+)
+from tests.postgres import data_directory, execute
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+HOSTILE = "'; DROP TABLE session_events; --\"\\ $1 %s {} \u2028 \U0001f600"
+
+
+def opened(client_id: int = 7, *, at: datetime = NOW, **spec: object) -> list[SessionEvent]:
+    values: dict[str, object] = {
+        "session_id": uuid4(),
+        "gateway_id": "default",
+        "host": "127.0.0.1",
+        "port": 4002,
+        "owner": "alice",
+        "requested_client_id": client_id,
+        "client_id_policy": ClientIdPolicy.EXACT,
+        "readonly": False,
+        "timeout": 0.1 + 0.2,
+        "max_attempts": 7,
+        "reconnect_max_attempts": None,
+        "return_immediately": True,
+        "labels": {"desk": "fx"},
+    }
+    built = SessionSpec(**(values | spec))  # type: ignore[arg-type]
+    return list(machine.open_session(built, client_id, now=at, correlation_id=uuid4()).events)
+
+
+def failure(code: ErrorCode = ErrorCode.TIMEOUT) -> Failure:
+    return Failure(code, Phase.TCP, "silence", "look", NOW, tws_code=502, attempt=1)
+
+
+def after(events: Sequence[SessionEvent], *items: object) -> list[SessionEvent]:
+    """The events that inputs add."""
+    session = events[-1].session
+    added: list[SessionEvent] = []
+    for number, item in enumerate(items):
+        done = machine.step(
+            session,
+            item,  # type: ignore[arg-type]
+            now=NOW + timedelta(seconds=number + 1),
+            correlation_id=uuid4(),
+        )
+        session = done.session
+        added += done.events
+    return added
+
+
+def life(client_id: int = 7) -> list[SessionEvent]:
+    """A session from its beginning to its end, through most transitions."""
+    start = opened(client_id)
+    return start + after(
+        start,
+        AttemptFailed(failure=failure(), delay=1.0),
+        LinkUp(server_version=178, accounts=("DU1", "DU2")),
+        LinkLost(failure=failure(ErrorCode.CONNECTION), reason="PEER_CLOSED"),
+        AttemptFailed(failure=failure(), delay=1.0),
+        LinkUp(server_version=178, accounts=("DU1",)),
+        EndRequested(close_reason=CloseReason.CLOSE_REQUESTED, actor="alice"),
+        LinkEnded(),
+    )
+
+
+def folded(events: Sequence[SessionEvent], revisions: Sequence[int]) -> Session:
+    session: Session | None = None
+    for event, revision in zip(events, revisions, strict=True):
+        session = machine.fold(session, replace(event, revision=revision))
+    assert session is not None
+    return session
+
+
+def test_it_is_a_store(store: PostgresStore) -> None:
+    port: Store = store
+    assert port.epoch == 1
+
+
+@pytest.mark.requirement("AC-012")
+async def test_create_connection_makes_the_row(store: PostgresStore, database_url: str) -> None:
+    (event,) = opened()
+    assert await store.append([event]) == [1] or await store.revision() == 1
+    connection = await asyncpg.connect(database_url)
+    row = await connection.fetchrow("SELECT * FROM gateway_connections")
+    await connection.close()
+    assert row is not None
+    assert (row["session_id"], row["client_id"], row["host"], row["port"], row["readonly"]) == (
+        event.session_id,
+        7,
+        "127.0.0.1",
+        4002,
+        False,
+    )
+    assert row["server_version"] is row["connection_time"] is row["final_state"] is None
+    assert row["created_at"] == NOW
+    assert row["epoch"] == store.epoch
+
+
+@pytest.mark.requirement("AC-012")
+async def test_update_connection_moves_the_row(store: PostgresStore) -> None:
+    events = opened()
+    await store.append(events)
+    (up,) = after(events, LinkUp(server_version=178, accounts=("DU1",)))
+    assert list(await store.append([up])) == [2]
+    assert await store.get_connection(up.session_id) == replace(up.session, revision=2)
+
+
+@pytest.mark.requirement("AC-012")
+async def test_get_connection_of_an_unknown_id_is_none(store: PostgresStore) -> None:
+    assert await store.get_connection(uuid4()) is None
+
+
+@pytest.mark.requirement("AC-012")
+async def test_list_active_connections_leaves_final_ones_out(store: PostgresStore) -> None:
+    await store.append(life(1))
+    await store.append(late := opened(2, at=NOW + timedelta(seconds=9)))
+    await store.append(early := opened(3))
+    active = await store.list_active_connections()
+    assert [one.spec.session_id for one in active] == [early[0].session_id, late[0].session_id]
+
+
+@pytest.mark.requirement("AC-012")
+async def test_cleanup_deletes_only_old_final_sessions_without_events(
+    store: PostgresStore,
+) -> None:
+    old, active = life(1), opened(2)
+    await store.append(old)
+    await store.append(active)
+    assert await store.cleanup_stale_connections(0) == 0
+    assert await store.expire_events(0) == len(old) + len(active)
+    assert await store.cleanup_stale_connections(10 * 365 * 86400.0) == 0
+    assert await store.cleanup_stale_connections(60) == 1
+    assert await store.get_connection(old[0].session_id) is None
+    assert await store.get_connection(active[0].session_id) is not None
+    assert await store.revision() == len(old) + len(active)
+
+
+async def test_a_session_goes_on_after_its_events_have_expired(store: PostgresStore) -> None:
+    events = opened()
+    await store.append(events)
+    await store.expire_events(0)
+    assert list(await store.append(after(events, LinkUp(server_version=178, accounts=("A",))))) == [
+        2
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+async def test_the_row_is_the_fold_of_the_events(store: PostgresStore, size: int) -> None:
+    events = life()
+    revisions: list[int] = []
+    for start in range(0, len(events), size):
+        part = events[start : start + size]
+        revisions += await store.append(part)
+        assert await store.get_connection(part[-1].session_id) == folded(
+            events[: len(revisions)], revisions
+        )
+    assert revisions == list(range(1, len(events) + 1))
+    recorded = await store.list_events(events[0].session_id)
+    assert recorded == [
+        replace(event, revision=number, session=replace(event.session, revision=number))
+        for number, event in enumerate(events, 1)
+    ]
+
+
+async def test_conditions_are_kept(store: PostgresStore) -> None:
+    (event,) = opened()
+    await store.append([event])
+    condition = Condition("UPSTREAM", "", ConditionStatus.FALSE, "LOST", "1100", NOW, 1100)
+    changed = replace(event.session, sequence=2, conditions=(condition,))
+    await store.append(
+        [replace(event, sequence=2, change=ConditionChange(condition), session=changed)]
+    )
+    stored = await store.get_connection(event.session_id)
+    assert stored is not None
+    assert stored.conditions == (condition,)
+    assert (await store.list_events(event.session_id))[1].change == ConditionChange(condition)
+
+
+async def test_a_batch_of_many_sessions_is_one_transaction(store: PostgresStore) -> None:
+    lives = [life(number) for number in range(1, 6)]
+    mixed = [event for step in zip(*lives, strict=True) for event in step]
+    assert list(await store.append(mixed)) == list(range(1, len(mixed) + 1))
+    bad = replace(opened(50)[0], sequence=3)
+    with pytest.raises(RecordRefusedError):
+        await store.append([*opened(60), bad])
+    assert await store.revision() == len(mixed)
+
+
+async def test_twenty_writers_get_dense_revisions_in_commit_order(store: PostgresStore) -> None:
+    seen: list[int] = []
+
+    async def write(number: int) -> None:
+        for event in life(number):
+            (revision,) = await store.append([event])
+            seen.append(revision)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(1, 21):
+            group.create_task(write(number), name=f"writer-{number}")
+    assert sorted(seen) == list(range(1, len(seen) + 1))
+    assert await store.revision() == len(seen)
+
+
+async def test_a_repeat_keeps_its_revisions(store: PostgresStore) -> None:
+    events = life()
+    await store.append(events[:1])
+    await store.append(events[1:3])
+    assert list(await store.append(events[:1])) == [1]
+    assert list(await store.append(events[2:3])) == [3]
+    assert list(await store.append(events)) == list(range(1, len(events) + 1))
+    assert list(await store.append(events)) == list(range(1, len(events) + 1))
+    assert await store.revision() == len(events)
+
+
+async def test_the_same_append_at_the_same_time_is_recorded_once(store: PostgresStore) -> None:
+    events = life()
+    for event in events:
+        first, second = await asyncio.gather(store.append([event]), store.append([event]))
+        assert list(first) == list(second)
+    assert await store.revision() == len(events)
+
+
+async def test_a_gap_in_the_sequence_is_refused(store: PostgresStore) -> None:
+    events = life()
+    await store.append(events[:1])
+    for batch in (events[2:3], events[2:4]):
+        with pytest.raises(RecordRefusedError):
+            await store.append(batch)
+    with pytest.raises(RecordRefusedError):
+        await store.append(life(8)[1:])
+    assert await store.revision() == 1
+
+
+async def test_a_final_session_never_moves_again(store: PostgresStore) -> None:
+    events = life()
+    await store.append(events)
+    last = events[-1]
+    move = Transition(1, SessionState.DISCONNECTED, SessionState.CONNECTING, "AGAIN")
+    again = replace(
+        last,
+        sequence=last.sequence + 1,
+        change=move,
+        session=replace(
+            last.session,
+            sequence=last.sequence + 1,
+            state=SessionState.CONNECTING,
+            disconnect_time=None,
+        ),
+    )
+    with pytest.raises(RecordRefusedError):
+        await store.append([again])
+
+
+async def test_an_illegal_transition_cannot_be_stored(store: PostgresStore) -> None:
+    events = opened()
+    await store.append(events)
+    (up,) = after(events, LinkUp(server_version=178, accounts=("A",)))
+    jump = Transition(2, SessionState.CONNECTING, SessionState.RECONNECTING, "JUMP")
+    with pytest.raises(RecordRefusedError, match="transition_fkey"):
+        await store.append([replace(up, change=jump)])
+
+
+async def test_a_failed_session_without_its_code_cannot_be_stored(store: PostgresStore) -> None:
+    events = opened()
+    await store.append(events)
+    (end,) = after(
+        events, AttemptFailed(failure=failure(ErrorCode.INCOMPATIBLE_VERSION), delay=1.0)
+    )
+    with pytest.raises(RecordRefusedError, match="failed_check"):
+        await store.append([replace(end, session=replace(end.session, last_failure=None))])
+    await store.append([end])
+
+
+async def test_one_client_id_has_one_active_session(store: PostgresStore) -> None:
+    await store.append(opened(7))
+    with pytest.raises(RecordRefusedError, match="active_client_id_key"):
+        await store.append(opened(7))
+    await store.append(opened(7, port=4001))
+    await store.append(life(8))
+    await store.append(opened(8))
+
+
+@pytest.mark.requirement("AC-015")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE session_events SET kind = kind",
+        "TRUNCATE session_events",
+        "DELETE FROM session_events",
+    ],
+)
+async def test_history_cannot_be_changed(
+    store: PostgresStore, database_url: str, statement: str
+) -> None:
+    await store.append(opened())
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await execute(database_url, statement)
+
+
+@pytest.mark.requirement("AC-015")
+async def test_hostile_text_is_stored_and_found_as_it_is(store: PostgresStore) -> None:
+    events = opened(owner=HOSTILE, labels={HOSTILE: HOSTILE})
+    await store.append(events)
+    await store.append(opened(8))
+    for wanted in (SessionFilter(owner=HOSTILE), SessionFilter(labels={HOSTILE: HOSTILE})):
+        (found,) = await store.list_connections(wanted, after=None, limit=10)
+        assert found == replace(events[0].session, revision=1)
+    assert (
+        await store.list_connections(SessionFilter(gateway_id=HOSTILE), after=None, limit=9) == []
+    )
+    assert await store.revision() == 2
+
+
+async def test_text_that_no_database_takes_is_replaced(store: PostgresStore) -> None:
+    await store.append(opened(owner="a\0b\ud800", labels={"\0": "\\u0000"}))
+    (found,) = await store.list_connections(SessionFilter(owner="a\0b\ud800"), after=None, limit=9)
+    assert found.spec.owner == "a\ufffdb\ufffd"
+    assert found.spec.labels == {"\ufffd": "\\u0000"}
+
+
+async def test_pages_follow_each_other_without_gap(store: PostgresStore) -> None:
+    for number in range(1, 8):
+        await store.append(opened(number, at=NOW + timedelta(seconds=number // 3)))
+    pages: list[Session] = []
+    key = None
+    while page := await store.list_connections(SessionFilter(), after=key, limit=2):
+        pages += page
+        key = PageKey(page[-1].create_time, page[-1].spec.session_id)
+    assert len({one.spec.session_id for one in pages}) == 7
+    assert pages == sorted(pages, key=lambda one: (one.create_time, one.spec.session_id))
+
+
+async def test_every_field_of_a_filter_counts(store: PostgresStore) -> None:
+    one = opened(1, gateway_id="paper", owner="bob", labels={"a": "1", "b": "2"})
+    await store.append(one)
+    await store.append(life(2))
+    id_ = frozenset((one[0].session_id,))
+    everything = await store.list_connections(SessionFilter(), after=None, limit=10)
+    for wanted in (
+        SessionFilter(),
+        SessionFilter(session_ids=id_),
+        SessionFilter(session_ids=frozenset((UUID(int=1),))),
+        SessionFilter(gateway_id="paper"),
+        SessionFilter(owner="bob"),
+        SessionFilter(labels={"a": "1"}),
+        SessionFilter(labels={"a": "2"}),
+        SessionFilter(states=frozenset((SessionState.DISCONNECTED,))),
+        SessionFilter(owner="bob", states=frozenset((SessionState.DISCONNECTED,))),
+    ):
+        found = await store.list_connections(wanted, after=None, limit=10)
+        assert found == [session for session in everything if wanted.matches(session)], wanted
+
+
+async def test_a_second_broker_is_told_who_holds_the_database(
+    store: PostgresStore, database_url: str
+) -> None:
+    with pytest.raises(StartupError, match=r"another broker: test, since .*pg_terminate_backend"):
+        await PostgresStore.open(StoreSettings(database_url), "second")
+    assert await store.revision() == 0
+
+
+async def test_each_take_over_is_an_epoch(database_url: str) -> None:
+    ids = set()
+    for epoch in (1, 2, 3):
+        store = await PostgresStore.open(StoreSettings(database_url), f"broker {epoch}")
+        assert store.epoch == epoch
+        ids.add(store.store_id)
+        await store.close()
+        await store.close()
+    assert len(ids) == 1
+
+
+async def test_a_broker_that_was_replaced_writes_nothing(
+    store: PostgresStore, database_url: str
+) -> None:
+    events = opened()
+    await store.append(events)
+    await execute(
+        database_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
+    )
+    await asyncio.wait_for(store.wait_lock_lost(), 5)
+    await store.reacquire()
+    await execute(
+        database_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
+    )
+    await asyncio.wait_for(store.wait_lock_lost(), 5)
+    second = await PostgresStore.open(StoreSettings(database_url), "second")
+    with pytest.raises(StoreFencedError):
+        await store.reacquire()
+    for batch in (opened(9), life(8), after(events, LinkUp(server_version=178, accounts=("A",)))):
+        with pytest.raises(StoreFencedError):
+            await store.append(batch)
+    assert await second.revision() == 1
+    await second.close()
+
+
+@pytest.mark.requirement("AC-012")
+async def test_a_database_that_is_killed_under_an_append_is_unavailable_and_comes_back() -> None:
+    with data_directory() as path:
+        async with EmbeddedPostgres(EmbeddedSettings(path)) as postgres:
+            await upgrade(postgres.dsn)
+            store = await PostgresStore.open(StoreSettings(postgres.dsn, timeout=1.0), "test")
+            events = life()
+            await store.append(events[:2])
+            loop = asyncio.get_running_loop()
+
+            os.kill(postgres.pid, signal.SIGSTOP)
+            backends = [child.pid for child in psutil.Process(postgres.pid).children()]
+            for backend in backends:
+                os.kill(backend, signal.SIGSTOP)
+            began = loop.time()
+            with pytest.raises(StoreUnavailableError):
+                await store.append(events[2:4])
+            assert loop.time() - began < 1.5
+            for pid in (*backends, postgres.pid):
+                os.kill(pid, signal.SIGCONT)
+            assert list(await store.append(events[2:4])) == [3, 4]
+
+            # One child that dies by a signal makes PostgreSQL end all others and recover.
+            os.kill(psutil.Process(postgres.pid).children()[0].pid, signal.SIGKILL)
+            recovered = loop.time() + 20
+            while loop.time() < recovered:
+                try:
+                    assert list(await store.append(events[:5])) == [1, 2, 3, 4, 5]
+                    break
+                except StoreUnavailableError:
+                    await asyncio.sleep(0.05)
+            assert list(await store.append(events[4:])) == list(range(5, len(events) + 1))
+            await store.close()
+
+
+async def test_a_cancelled_append_leaves_the_store_usable(store: PostgresStore) -> None:
+    events = life()
+    for delay in (0.0, 0.0005, 0.001, 0.002):
+        task = asyncio.create_task(store.append(events))
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task])
+    assert list(await store.append(events)) == list(range(1, len(events) + 1))
+
+
+async def test_a_database_that_was_never_migrated_is_refused_with_the_command(
+    empty_database_url: str,
+) -> None:
+    with pytest.raises(StartupError, match="gateway-broker migrate"):
+        await PostgresStore.open(StoreSettings(empty_database_url), "test")
+
+
+async def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
+    with pytest.raises(StartupError, match="is it running") as refused:
+        await PostgresStore.open(StoreSettings("postgresql://a:hunter2@127.0.0.1:1/x"), "test")
+    assert "hunter2" not in str(refused.value)
