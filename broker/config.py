@@ -45,6 +45,8 @@ from broker.session.client_ids import HIGHEST, LOWEST, Pool
 DEFAULT_GATEWAY: Final = "default"
 GATEWAY_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _LOOPBACK: Final = "loopback"
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""Where a server that listens on all addresses is reached from its own machine."""
 
 
 def _pool(value: object) -> object:
@@ -222,17 +224,34 @@ class Settings(BaseSettings):
         return self
 
 
-def load_settings(**overrides: Any) -> Settings:
+class _GivenSettings(Settings):
+    """Settings that are given, not found: neither environment nor file is read."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given alone."""
+        return (init_settings,)
+
+
+def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
     """Read the configuration.
 
     Args:
+        found: whether environment and file are read, too.
         overrides: what a command line says, by field name.
 
     Raises:
         StartupError: it is refused; the message names each field and what is wrong with it.
     """
     try:
-        return Settings(**overrides)
+        return Settings(**overrides) if found else _GivenSettings(**overrides)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(str(part) for part in item['loc']) or 'configuration'}: "
@@ -242,6 +261,33 @@ def load_settings(**overrides: Any) -> Settings:
         raise StartupError("the configuration is refused:\n" + "\n".join(lines)) from None
     except SettingsError as error:
         raise StartupError(f"the configuration is refused: {error}") from None
+
+
+def let_processes_fork() -> None:
+    """Tell gRPC, before it is imported, that child processes are no concern of its own.
+
+    The embedded PostgreSQL is started and stopped by some, and gRPC would log each.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+def dev_data_dir() -> Path:
+    """Where ``gateway-broker dev`` keeps its database: apart from that of ``serve``."""
+    return Path(os.environ.get("GATEWAY_BROKER_DATA_DIR") or _default_data_dir()) / "dev"
+
+
+def broker_address() -> str:
+    """Where commands find the broker: GATEWAY_BROKER_ADDRESS, else where one with this
+    configuration listens.
+
+    Raises:
+        StartupError: the configuration is refused.
+    """
+    address = os.environ.get("GATEWAY_BROKER_ADDRESS")
+    if address:
+        return address
+    host, _, port = load_settings(insecure_no_auth=True).grpc_listen.rpartition(":")
+    return f"{_REACHED_AT.get(host, host)}:{port}"
 
 
 def _got(location: tuple[int | str, ...], value: object) -> str:

@@ -68,6 +68,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self._running = 0
+        self._wrapped: dict[str, Handler] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -87,9 +88,16 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Wrap the handlers of this API; health and reflection have their own ways."""
+        method = handler_call_details.method
+        if method in self._wrapped:
+            return self._wrapped[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(f"/{DOMAIN}."):
+        if handler is None or not method.startswith(f"/{DOMAIN}."):
             return handler
+        self._wrapped[method] = self._wrap(handler)
+        return self._wrapped[method]
+
+    def _wrap(self, handler: Handler) -> Handler:
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(cast("Unary", handler.unary_unary)),

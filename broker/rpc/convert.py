@@ -119,6 +119,34 @@ def session(value: Session, *, heartbeat_latency: float | None = None) -> sessio
     )
 
 
+class Sessions:
+    """Sessions as callers see them, each made once for as long as it stays as it is.
+
+    Making one costs as much as a quarter of the rpc that asks for it; most ask for one that
+    has not changed.
+
+    Args:
+        limit: how many are kept; beyond it the oldest are made anew.
+    """
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._limit = limit
+        self._made: dict[UUID, tuple[Session, float | None, session_pb2.Session]] = {}
+
+    def encode(self, value: Session, heartbeat_latency: float | None) -> session_pb2.Session:
+        """As ``session``; the message is shared and must not be changed."""
+        session_id = value.spec.session_id
+        known = self._made.get(session_id)
+        if known is not None and known[0] is value and known[1] == heartbeat_latency:
+            return known[2]
+        message = session(value, heartbeat_latency=heartbeat_latency)
+        self._made.pop(session_id, None)
+        self._made[session_id] = value, heartbeat_latency, message
+        if len(self._made) > self._limit:
+            del self._made[next(iter(self._made))]
+        return message
+
+
 def condition(value: Condition) -> session_pb2.Condition:
     """A condition as callers see it."""
     return session_pb2.Condition(

@@ -47,9 +47,7 @@ class Server:
         health: HealthReporter,
     ) -> None:
         self.boundary = Boundary()
-        self._server = grpc.aio.server(
-            interceptors=[self.boundary], options=_options(watcher_limit)
-        )
+        self._server = grpc.aio.server(interceptors=[self.boundary], options=options(watcher_limit))
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, self._server)
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateways, self._server)
         broker_service_pb2_grpc.add_BrokerServiceServicer_to_server(broker, self._server)
@@ -69,8 +67,8 @@ class Server:
             port = self._server.add_insecure_port(listen)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {listen}: is another broker running there? "
-                f"Stop it, or set GATEWAY_BROKER_GRPC_LISTEN ({error})"
+                f"cannot listen on {listen}: is another broker running there? Stop it, or choose "
+                f"another address with --grpc-listen (GATEWAY_BROKER_GRPC_LISTEN): {error}"
             ) from None
         self.address = f"{host}:{port}"
 
@@ -88,7 +86,8 @@ class Server:
         await self.boundary.wait_quiet(grace)
 
 
-def _options(watcher_limit: int) -> Sequence[tuple[str, Any]]:
+def options(watcher_limit: int) -> Sequence[tuple[str, Any]]:
+    """The channel arguments of the server, for this many calls that arrive at once."""
     return (
         # Two brokers on one port would each get half of the calls.
         ("grpc.so_reuseport", 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -36,6 +36,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         now: the time, in UTC.
         bookmark_interval: seconds without a message after which an idle watcher is told so.
         stop_grace: seconds between the announcement of a stop and the stop itself, at most.
+        encoded: sessions that were encoded already.
     """
 
     manager: SessionManager
@@ -44,6 +45,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     now: Callable[[], datetime]
     bookmark_interval: float
     stop_grace: float
+    encoded: convert.Sessions = field(default_factory=convert.Sessions)
 
     async def OpenSession(
         self, request: pb.OpenSessionRequest, context: Context
@@ -152,7 +154,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
 
     def _encode(self, session: Session) -> session_pb2.Session:
         latency = self.manager.heartbeat_latency(session.spec.session_id)
-        return convert.session(session, heartbeat_latency=latency)
+        return self.encoded.encode(session, latency)
 
     def _message(self, revision: int, **message: object) -> pb.WatchSessionsResponse:
         return pb.WatchSessionsResponse(

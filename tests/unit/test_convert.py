@@ -1,0 +1,28 @@
+"""What is encoded once stays right when the session changes."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from broker.rpc import convert
+from broker.session.model import SessionState
+from tests.unit.test_machine import in_state
+
+
+def test_an_encoded_session_is_made_anew_when_it_or_its_latency_changes() -> None:
+    encoded = convert.Sessions()
+    session = in_state(SessionState.CONNECTING)
+    first = encoded.encode(session, None)
+    assert encoded.encode(session, None) is first
+    assert encoded.encode(session, 0.25).heartbeat_latency.ToNanoseconds() == 250_000_000
+    assert encoded.encode(replace(session, sequence=9), 0.25).sequence == 9
+
+
+def test_only_so_many_encoded_sessions_are_kept() -> None:
+    encoded = convert.Sessions(limit=1)
+    one = in_state(SessionState.CONNECTING)
+    other = in_state(SessionState.CONNECTING, session_id=uuid.UUID(int=1))
+    first = encoded.encode(one, None)
+    encoded.encode(other, None)
+    assert encoded.encode(one, None) is not first
