@@ -1,16 +1,15 @@
-"""`gateway-broker migrate` and `gateway-broker db url`."""
+"""`gateway-broker migrate` and `gateway-broker db url`: the record, from outside."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from broker.config import load_settings
+from broker.config import dev_data_dir, load_settings
 from broker.errors import StartupError
-from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings, running_url
-from broker.store.migration import upgrade
 
 db = typer.Typer(help="Look into the database.", no_args_is_help=True)
 
@@ -20,11 +19,8 @@ def migrate() -> None:
 
     The database is that of DATABASE_URL, else the embedded one. Safe to repeat.
     """
-    try:
-        settings = load_settings()
-        before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
-    except StartupError as error:
-        raise _failed(error) from None
+    settings = load_settings()
+    before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
     if before == after:
         typer.echo(f"the database is at {after} already")
     else:
@@ -32,21 +28,17 @@ def migrate() -> None:
 
 
 @db.command()
-def url() -> None:
-    """Print the address of the database, for psql.
+def url(
+    *,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="The database of `gateway-broker dev`.")
+    ] = False,
+) -> None:
+    """Print the address of the database, for psql. It contains the password.
 
-    It contains the password.
+    It is DATABASE_URL, else that of the embedded PostgreSQL, which runs as long as the broker.
     """
-    try:
-        typer.echo(configured_url())
-    except StartupError as error:
-        raise _failed(error) from None
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(migrate)
-    app.add_typer(db, name="db")
+    typer.echo(embedded_url(dev_data_dir()) if dev else configured_url())
 
 
 def configured_url() -> str:
@@ -65,6 +57,8 @@ def embedded_url(data_dir: Path) -> str:
     Raises:
         StartupError: none runs there, or it belongs to another user.
     """
+    from broker.store.embedded import running_url
+
     try:
         running = running_url(data_dir)
     except PermissionError as error:
@@ -74,19 +68,17 @@ def embedded_url(data_dir: Path) -> str:
         ) from error
     if running is None:
         raise StartupError(
-            f"no database runs in {data_dir}; start the broker (gateway-broker serve), "
-            "or set DATABASE_URL"
+            f"no database runs in {data_dir}; start the broker (gateway-broker serve, or "
+            "gateway-broker dev for --dev), or set DATABASE_URL"
         )
     return running
 
 
 async def _migrate(database_url: str | None, data_dir: Path) -> tuple[str | None, str]:
+    from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
+    from broker.store.migration import upgrade
+
     if database_url is not None:
         return await upgrade(database_url)
     async with EmbeddedPostgres(EmbeddedSettings(data_dir)) as postgres:
         return await upgrade(postgres.dsn)
-
-
-def _failed(error: StartupError) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
-    return typer.Exit(1)

@@ -1,43 +1,19 @@
 """`gateway-broker simulate`: run the simulated Gateway in the foreground."""
 
 import asyncio
-import signal
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from broker.cli.address import Address, listen_address
+from broker.cli.signals import StopSignal
 from broker.simulator.control import ControlServer
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.simulator.settings import DEFAULT_SERVER_VERSION
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True, slots=True)
-class _Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _address(text: str, option: str) -> _Address:
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise typer.BadParameter(
-            f"{text!r} is not HOST:PORT, such as 127.0.0.1:4002 or [::1]:4002", param_hint=option
-        )
-    return _Address(host, int(port))
 
 
 def _fault(text: str) -> tuple[Fault, int | None]:
@@ -118,8 +94,8 @@ def simulate(
     It runs until SIGINT (Ctrl-C) or SIGTERM. Exit codes: 0 stopped, 1 cannot listen, 2 bad input.
     """
     del list_faults  # its callback has ended the program
-    where = _address(listen, "--listen")
-    control_where = None if no_control else _address(control, "--control")
+    where = listen_address(listen, "--listen")
+    control_where = None if no_control else listen_address(control, "--control")
     faults = [_fault(text) for text in fault or ()]
     accounts = tuple(account or SimulatorSettings().accounts)
     try:
@@ -143,38 +119,38 @@ def _armed(simulator: SimulatedGateway, faults: list[tuple[Fault, int | None]]) 
 
 
 async def _run(
-    settings: SimulatorSettings, control: _Address | None, faults: list[tuple[Fault, int | None]]
+    settings: SimulatorSettings, control: Address | None, faults: list[tuple[Fault, int | None]]
 ) -> None:
     """Serve until a signal. Raises OSError, naming the address, if it cannot listen."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    async with AsyncExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-            stack.callback(loop.remove_signal_handler, number)
-        simulator = _armed(SimulatedGateway(settings), faults)
-        try:
-            await stack.enter_async_context(simulator)
-        except OSError as error:
-            where = _Address(settings.host, settings.port)
-            raise OSError(f"cannot listen on {where}: {error.strerror or error}") from error
-        typer.echo("*** SIMULATOR: this is not an IB Gateway; nothing here reaches a market. ***")
-        typer.echo(f"TWS clients: {_Address(simulator.host, simulator.port)}")
-        if control is not None:
-            server = await stack.enter_async_context(
-                ControlServer(simulator, control.host, control.port)
+    with StopSignal() as stop:
+        async with AsyncExitStack() as stack:
+            simulator = _armed(SimulatedGateway(settings), faults)
+            try:
+                await stack.enter_async_context(simulator)
+            except OSError as error:
+                where = Address(settings.host, settings.port)
+                raise OSError(f"cannot listen on {where}: {error.strerror or error}") from error
+            typer.echo(
+                "*** SIMULATOR: this is not an IB Gateway; nothing here reaches a market. ***"
             )
-            typer.echo(f"control:     {_Address(server.host, server.port)}")
-            if control.host not in _LOOPBACK:
-                typer.echo(
-                    "warning: the control service has no authentication and is not on loopback",
-                    err=True,
+            typer.echo(f"TWS clients: {Address(simulator.host, simulator.port)}")
+            if control is not None:
+                server = await stack.enter_async_context(
+                    ControlServer(simulator, control.host, control.port)
                 )
-        for item in simulator.armed:
-            often = (
-                "until cleared" if item.remaining is None else f"for {item.remaining} connections"
-            )
-            typer.echo(f"fault:       {item.fault.label}, {often}")
-        typer.echo("Press Ctrl-C to stop.")
-        await stop.wait()
+                typer.echo(f"control:     {Address(server.host, server.port)}")
+                if control.host not in _LOOPBACK:
+                    typer.echo(
+                        "warning: the control service has no authentication and is not on loopback",
+                        err=True,
+                    )
+            for item in simulator.armed:
+                often = (
+                    "until cleared"
+                    if item.remaining is None
+                    else f"for {item.remaining} connections"
+                )
+                typer.echo(f"fault:       {item.fault.label}, {often}")
+            typer.echo("Press Ctrl-C to stop.")
+            await stop.wait()
     typer.echo("The simulator has stopped.")

@@ -209,7 +209,8 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
             runner.run(_leaving_nothing(test(*args, **kwargs)))
         gc.collect()
         assert unhandled == []
-        assert _descriptors() == before
+        # Fewer is no leak: gRPC closes those of an earlier test in threads of its own.
+        assert _descriptors() <= before
         assert caplog.records == []
 
     own = [

@@ -16,9 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from broker.cli import database
 from broker.errors import StartupError
 from broker.store import binaries
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings, running_url
@@ -261,24 +259,6 @@ asyncio.run(main())
     )
     assert done.stdout.strip() == str(user.pw_uid), done.stderr
     assert (fresh_data_dir / "postgres").stat().st_mode & 0o077 == 0
-
-
-def test_db_url_and_migrate_say_what_to_do(
-    fresh_data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import typer
-
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    monkeypatch.setenv("GATEWAY_BROKER_DATA_DIR", str(fresh_data_dir))
-    app = typer.Typer()
-    database.register(app)
-    none = CliRunner().invoke(app, ["db", "url"])
-    assert none.exit_code == 1
-    assert "gateway-broker serve" in none.stderr
-    first = CliRunner().invoke(app, ["migrate"])
-    assert (first.exit_code, first.stdout) == (0, "migrated the database: empty -> 0001\n")
-    again = CliRunner().invoke(app, ["migrate"])
-    assert (again.exit_code, again.stdout) == (0, "the database is at 0001 already\n")
 
 
 async def test_an_existing_cluster_starts_within_a_second(fresh_data_dir: Path) -> None:

@@ -1,0 +1,153 @@
+"""`gateway-broker dev`: everything in one process, with a SIMULATED Gateway."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import typer
+
+from broker.cli.address import Address, listen_address
+from broker.cli.serve import DataDir, run
+from broker.cli.signals import StopSignal
+from broker.config import Settings, dev_data_dir, load_settings
+from broker.errors import StartupError
+from broker.gateway.base import GatewayKind
+from broker.simulator.control import ControlServer
+from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
+from broker.telemetry import logs
+
+T = TypeVar("T")
+
+BANNER: Final = """
+  gateway-broker is running. Its Gateway is SIMULATED: nothing here reaches a market.
+
+    gRPC         {grpc}
+    Gateway      {gateway}  (simulated; TWS programs can connect, too)
+    its control  {control}  (gRPC: faults and notices on request)
+    database     a PostgreSQL of its own in {data_dir}
+
+  In a second terminal, watch:
+
+    {command} sessions watch{broker}
+
+  In a third, make something happen:
+
+    {command} sessions open --client-id 7{broker}
+    {command} sessions list{broker}
+    {command} gateways get{broker}
+    psql "$({command} db url --dev)" -c 'select * from session_events'
+    grpcurl -plaintext {grpc} list
+    grpcurl -plaintext -d '{{"reset": true}}' {control} \\
+        ibgateway.simulator.v1.SimulatorService/DropClients
+
+  Ctrl-C stops all of it.
+"""
+
+
+def dev(
+    *,
+    grpc_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the gRPC server listens.")
+    ] = "127.0.0.1:50051",
+    gateway_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the simulated Gateway listens; port 0 takes a free one.",
+        ),
+    ] = "127.0.0.1:0",
+    control_listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where the simulator's control service listens."),
+    ] = "127.0.0.1:50052",
+    data_dir: DataDir = None,
+    log_level: Annotated[str, typer.Option(help="The least severe messages to log.")] = "INFO",
+) -> None:
+    """Run a broker, a PostgreSQL of its own and a SIMULATED Gateway, to try it out.
+
+    It keeps its data apart from that of `serve` and takes no setting from the environment or a
+    file, so that it never dials a real Gateway. Ctrl-C stops all of it.
+    """
+    gateway = listen_address(gateway_listen, "--gateway-listen")
+    control = listen_address(control_listen, "--control-listen")
+    given = load_settings(
+        found=False,
+        grpc_listen=grpc_listen,
+        data_dir=data_dir or dev_data_dir(),
+        log_level=log_level.upper(),
+        log_format="console",
+    )
+    logs.configure(given.log_level, given.log_format)
+    run(_dev(given, SimulatorSettings(host=gateway.host, port=gateway.port), control))
+
+
+async def _dev(given: Settings, simulated: SimulatorSettings, control_address: Address) -> None:
+    from broker.app import broker
+
+    with StopSignal() as stop:
+        async with AsyncExitStack() as stack:
+            simulator = await _listening(
+                stack, SimulatedGateway(simulated), Address(simulated.host, simulated.port)
+            )
+            settings = load_settings(
+                found=False,
+                **given.model_dump(exclude={"gateways"}),
+                gateways={
+                    "default": {
+                        "host": simulator.host,
+                        "port": simulator.port,
+                        "kind": GatewayKind.PAPER,
+                    }
+                },
+            )
+            running = await stack.enter_async_context(broker(settings))
+            # After the database has been started: gRPC grumbles about a fork while it serves.
+            control = await _listening(
+                stack,
+                ControlServer(simulator, control_address.host, control_address.port),
+                control_address,
+            )
+            typer.echo(
+                BANNER.format(
+                    grpc=running.grpc_address,
+                    gateway=f"{simulator.host}:{simulator.port}",
+                    control=f"{control.host}:{control.port}",
+                    data_dir=settings.data_dir,
+                    command=_command(),
+                    broker=(
+                        ""
+                        if running.grpc_address == "127.0.0.1:50051"
+                        else f" --broker {running.grpc_address}"
+                    ),
+                )
+            )
+            await stop.wait()
+            typer.echo("stopping")
+    typer.echo("stopped")
+
+
+async def _listening(
+    stack: AsyncExitStack, server: AbstractAsyncContextManager[T], address: Address
+) -> T:
+    try:
+        return await stack.enter_async_context(server)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {address}: is another `gateway-broker dev` running? Stop it, or "
+            f"choose other addresses with --gateway-listen and --control-listen ({error})"
+        ) from None
+
+
+def _command() -> str:
+    """How this program was called, so that what we print can be typed."""
+    program = Path(sys.argv[0])
+    if program.name != "gateway-broker":
+        return "gateway-broker"
+    if shutil.which("gateway-broker") == str(program):
+        return "gateway-broker"
+    return os.path.relpath(program)

@@ -1,0 +1,108 @@
+"""`gateway-broker serve`: the broker in front of the configured Gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from broker.cli.signals import StopSignal
+from broker.config import Settings, load_settings
+from broker.errors import BrokerError, StartupError
+from broker.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the broker's own PostgreSQL keeps its files.", show_default=False),
+]
+
+
+def serve(
+    *,
+    grpc_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the gRPC server listens; port 0 takes a free one.",
+            show_default="127.0.0.1:50051",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    insecure_no_auth: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-no-auth",
+            help="Listen beyond loopback although anybody who connects can then open sessions.",
+        ),
+    ] = False,
+) -> None:
+    """Run the broker in front of the configured Gateways.
+
+    The settings come from the environment and from a TOML file; what is said here wins:
+
+    IB_GATEWAY_HOST, IB_GATEWAY_PORT, IB_GATEWAY_KIND   the Gateway
+    DATABASE_URL            the PostgreSQL to use; without it the broker runs one of its own
+    LOG_LEVEL               DEBUG, INFO, WARNING or ERROR
+    GATEWAY_BROKER_CONFIG   the TOML file, where several gateways can be declared
+    GATEWAY_BROKER_...      every other setting: docs/settings.md
+
+    It logs to standard error. SIGTERM or SIGINT (Ctrl-C) ends all sessions and stops it; a second
+    one ends it at once. Exit codes: 0 stopped, 1 cannot start or cannot go on.
+    """
+    given: dict[str, Any] = {"grpc_listen": grpc_listen, "data_dir": data_dir}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if insecure_no_auth:
+        overrides["insecure_no_auth"] = True
+    settings = load_settings(**overrides)
+    logs.configure(settings.log_level, settings.log_format)
+    run(_serve(settings))
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a command that serves, on the fast loop.
+
+    Raises:
+        StartupError: it cannot start.
+        BrokerError: it cannot go on; the log has it too.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(main)
+        except StartupError:
+            raise
+        except BrokerError as error:
+            logger.critical("the broker cannot go on: %s", error)
+            raise
+
+
+async def _serve(settings: Settings) -> None:
+    from broker.app import broker
+
+    with StopSignal() as stop:
+        async with broker(settings) as running:
+            logger.info(
+                "the broker serves",
+                extra={
+                    "grpc": running.grpc_address,
+                    "gateways": {
+                        name: f"{gateway.host}:{gateway.port}"
+                        for name, gateway in settings.gateways.items()
+                    },
+                    "sessions_finalised": running.finalised,
+                },
+            )
+            if settings.insecure_no_auth:
+                logger.warning(
+                    "insecure_no_auth: whoever reaches the port can open and close sessions",
+                    extra={"grpc": running.grpc_address},
+                )
+            await stop.wait()
+            logger.info("the broker stops")
+    logger.info("the broker has stopped")

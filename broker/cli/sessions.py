@@ -1,0 +1,335 @@
+"""`gateway-broker sessions`: open, close, find, verify and watch sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+from ibgateway.broker.v1 import error_pb2, session_pb2
+from rich.text import Text
+
+from broker.cli import output
+from broker.cli.client import OPEN_DEADLINE, Filter, calling
+from broker.cli.output import BrokerOption, Format, FormatOption, moment
+from broker.cli.story import state, tell
+from broker.config import broker_address
+from broker.session.model import SessionState
+
+app = typer.Typer(help="Open, close, find, verify and watch sessions.", no_args_is_help=True)
+
+_COLUMNS: Final = ("SESSION", "STATE", "GATEWAY", "CLIENT ID", "OWNER", "SINCE", "WHY")
+
+SessionId = Annotated[
+    str, typer.Argument(metavar="SESSION_ID", help="The session's id.", show_default=False)
+]
+SessionIds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SESSION_ID", help="Only these.", show_default=False),
+]
+GatewayOption = Annotated[str, typer.Option(help="Only those of this gateway.", show_default=False)]
+OwnerOption = Annotated[str, typer.Option(help="Only those of this owner.", show_default=False)]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; repeatable."),
+]
+StateOption = Annotated[
+    list[SessionState] | None,
+    typer.Option("--state", help="Only those in this state; repeatable.", case_sensitive=False),
+]
+
+
+@app.command("open")
+def open_(
+    *,
+    gateway: Annotated[str, typer.Option(help="The gateway to use.")] = "default",
+    client_id: Annotated[
+        int | None,
+        typer.Option(
+            help="The TWS client id, 1 to 9999. Without it the broker takes one from its pool.",
+            show_default=False,
+        ),
+    ] = None,
+    increment: Annotated[
+        bool,
+        typer.Option(
+            "--increment",
+            help="If the client id is in use, take the next one. Orders belong to a client id: "
+            "without this a session never gets another one than it asked for.",
+        ),
+    ] = False,
+    readonly: Annotated[bool, typer.Option("--readonly", help="Without order entry.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long one attempt may take. Default: the gateway's own.",
+            show_default=False,
+        ),
+    ] = None,
+    max_attempts: Annotated[
+        int | None,
+        typer.Option(
+            help="How often to dial before giving up. Default: the gateway's own.",
+            show_default=False,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="A label of the session; repeatable."),
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(help="Who opens it. Default: local.", show_default=False),
+    ] = None,
+    return_immediately: Annotated[
+        bool, typer.Option("--return-immediately", help="Do not wait until it is CONNECTED.")
+    ] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Only say whether it would be admitted.")
+    ] = False,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=86_400,
+            metavar="SECONDS",
+            help="How long to wait; a session that is not CONNECTED by then is given up.",
+        ),
+    ] = OPEN_DEADLINE,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Open a session and wait until it is CONNECTED.
+
+    It lives on when this command has ended, until it is closed. Ctrl-C while waiting gives it up.
+    """
+    with (
+        calling(broker or broker_address()) as client,
+        output.waiting(f"waiting for gateway {gateway!r} to accept the session"),
+    ):
+        answer = client.open(
+            gateway_id=gateway,
+            client_id=client_id,
+            exact=client_id is not None and not increment,
+            readonly=readonly,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            labels=_labels(label),
+            owner=owner,
+            return_immediately=return_immediately,
+            validate_only=validate_only,
+            deadline=deadline,
+        )
+    if validate_only:
+        _validated(form)
+        return
+    _show(answer.session, form)
+
+
+@app.command()
+def close(
+    session_id: SessionId,
+    *,
+    reason: Annotated[
+        str, typer.Option(help="Why, for the broker's log.", show_default=False)
+    ] = "",
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Close a session and wait until its link has ended. Closing twice is no error."""
+    with (
+        calling(broker or broker_address()) as client,
+        output.waiting("waiting for the link to end"),
+    ):
+        session = client.close(session_id, reason)
+    _show(session, form)
+
+
+@app.command()
+def get(
+    session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Show one session, also one that has ended."""
+    with calling(broker or broker_address()) as client:
+        session = client.get(session_id)
+    _show(session, form)
+
+
+@app.command("list")
+def list_(
+    session_ids: SessionIds = None,
+    *,
+    gateway: GatewayOption = "",
+    owner: OwnerOption = "",
+    label: LabelOption = None,
+    state: StateOption = None,
+    include_final: Annotated[
+        bool, typer.Option("--include-final", help="Sessions that have ended, too.")
+    ] = False,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """List sessions, the oldest first."""
+    wanted = _filter(
+        session_ids,
+        gateway_id=gateway,
+        owner=owner,
+        label=label,
+        states=state,
+        include_final=include_final,
+    )
+    with calling(broker or broker_address()) as client:
+        sessions = list(client.sessions(wanted))
+    if form is Format.JSON:
+        output.document([output.message(session) for session in sessions])
+    elif sessions:
+        output.table(_COLUMNS, (_row(session) for session in sessions))
+    else:
+        output.line("no session" if include_final else "no open session")
+
+
+@app.command()
+def verify(
+    session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Ask the Gateway itself, over the session's link, whether the session works.
+
+    Exit codes: 0 it answered, 1 the session does not work, 3 no broker answers.
+    """
+    with (
+        calling(broker or broker_address()) as client,
+        output.waiting("waiting for the Gateway to answer"),
+    ):
+        answer = client.verify(session_id)
+    if form is Format.JSON:
+        output.document(output.message(answer))
+    elif answer.healthy:
+        latency = answer.latency.ToNanoseconds() / 1e6
+        age = answer.age.ToNanoseconds() / 1e9
+        output.line(
+            f"healthy: the Gateway answered in {latency:.1f} ms, {age:.1f} s ago; "
+            f"its clock says {moment(answer.server_time)}"
+        )
+    else:
+        output.line("not healthy")
+        output.fields(_failure(answer.failure))
+    if not answer.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    session_ids: SessionIds = None,
+    *,
+    gateway: GatewayOption = "",
+    owner: OwnerOption = "",
+    label: LabelOption = None,
+    state: StateOption = None,
+    include_final: Annotated[
+        bool, typer.Option("--include-final", help="Begin with sessions that have ended, too.")
+    ] = False,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Show all sessions as they are, and then every change as it happens.
+
+    When the broker goes away it says so, waits for it and goes on. With `--output json` each
+    message is one line. Ctrl-C ends it.
+    """
+    wanted = _filter(
+        session_ids,
+        gateway_id=gateway,
+        owner=owner,
+        label=label,
+        states=state,
+        include_final=include_final,
+    )
+    with calling(broker or broker_address()) as client:
+        for message in client.watch(wanted):
+            for line in tell(message, form):
+                output.line(line)
+
+
+def _show(session: session_pb2.Session, form: Format) -> None:
+    if form is Format.JSON:
+        output.document(output.message(session))
+        return
+    output.fields(
+        (
+            ("session", session.session_id),
+            ("state", state(session)),
+            ("gateway", session.gateway_id),
+            ("client id", _client_id(session)),
+            ("readonly", "yes" if session.readonly else ""),
+            ("owner", session.owner),
+            ("labels", ", ".join(f"{key}={value}" for key, value in session.labels.items())),
+            ("accounts", ", ".join(session.accounts)),
+            ("server version", str(session.server_version or "")),
+            ("created", moment(session.create_time)),
+            ("connected", moment(session.connect_time)),
+            ("since", moment(session.state_time)),
+            ("next attempt", moment(session.next_attempt_time)),
+            ("ended", moment(session.disconnect_time)),
+            ("why", session.close_reason),
+            ("errors", str(session.error_count or "")),
+            *_failure(session.last_failure),
+        )
+    )
+
+
+def _failure(failure: error_pb2.ConnectionFailure) -> tuple[tuple[str, str | Text], ...]:
+    return (
+        ("last failure", f"{failure.reason}: {failure.message}" if failure.reason else ""),
+        ("  phase", failure.phase),
+        ("  hint", failure.hint),
+        ("  at", moment(failure.time)),
+    )
+
+
+def _client_id(session: session_pb2.Session) -> str:
+    return f"{session.client_id}{' (changed)' if session.client_id_changed else ''}"
+
+
+def _row(session: session_pb2.Session) -> tuple[str | Text, ...]:
+    return (
+        session.session_id,
+        state(session),
+        session.gateway_id,
+        _client_id(session),
+        session.owner,
+        moment(session.state_time),
+        session.close_reason or session.last_failure.reason,
+    )
+
+
+def _validated(form: Format) -> None:
+    if form is Format.JSON:
+        output.document({"valid": True})
+    else:
+        output.line("it would be admitted")
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+        if labels.setdefault(key, value) != value:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--label")
+    return labels
+
+
+def _filter(
+    session_ids: list[str] | None,
+    *,
+    label: list[str] | None,
+    states: list[SessionState] | None,
+    **fields: Any,
+) -> Filter:
+    return Filter(
+        session_ids=tuple(session_ids or ()),
+        labels=_labels(label),
+        states=tuple(item.value for item in states or ()),
+        **fields,
+    )
