@@ -14,11 +14,14 @@ help: ## list the commands
 
 install: $(VENV)/.installed ## make .venv and install everything, locked by hash
 
+# --no-deps: the lock is complete, and pip's resolver would ask the index for newer releases
+# of whatever is required with an extra, and then refuse them for want of a hash.
 $(VENV)/.installed: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not %s; try: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable $(STUBS) --editable .
+	$(BIN)/pip check --quiet --disable-pip-version-check
 	@touch $@
 
 dev: install ## run the broker with a simulated Gateway and its own PostgreSQL
@@ -50,7 +53,7 @@ proto: install $(PROTO_VENV)/.installed ## make the stubs anew from proto/
 
 $(PROTO_VENV)/.installed: requirements/proto.txt
 	$(PYTHON) -m venv $(PROTO_VENV)
-	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
 docs: install ## make the generated pages of docs/ anew
