@@ -98,7 +98,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 tasks=tasks,
             )
             finalised = await manager.recover()
-            health = HealthReporter(manager, log)
+            health = HealthReporter(manager, log, lambda: store.holds_lock)
             server = Server(
                 settings.grpc_listen,
                 watcher_limit=settings.watcher_limit,
@@ -135,6 +135,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 hub.announce_draining()
                 await manager.end_all()
                 await log.flush(settings.store_timeout)
+                manager.abandon()
                 hub.end()
                 await server.stop(settings.stop_grace)
                 guard.cancel()

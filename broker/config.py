@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     """Where the broker's own PostgreSQL keeps its files."""
     session_limit: int = Field(default=10, ge=1, le=1000)
     """How many sessions may be open at once, over all gateways."""
-    watch_lag: int = Field(default=10_000, ge=100, le=1_000_000)
+    watch_lag: int = Field(default=10_000, ge=1000, le=1_000_000)
     """How many events a watcher may lag behind before it is cut."""
     watcher_limit: int = Field(default=20_000, ge=1, le=1_000_000)
     """How many streams may come back at once."""

@@ -57,6 +57,14 @@ class GatewaySettings:
     backoff: Backoff = Backoff()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """Who waits for his turn, and how long he allows an attempt to take."""
+
+    turn: asyncio.Future[None]
+    timeout: float
+
+
 class Endpoint:
     """Admits one handshake at a time to a gateway.
 
@@ -83,7 +91,7 @@ class Endpoint:
         self._busy = False
         self._last_start = float("-inf")
         # Bounded by the session limit: a session waits here at most once.
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[_Waiter] = deque()
 
     async def connect(
         self, client_id: int, *, timeout: float, on_notice: Callable[[Notice], None]
@@ -103,35 +111,36 @@ class Endpoint:
 
         Cancellation gives the turn up, and ends the socket before it returns.
         """
-        await self._turn()
+        await self._turn(timeout)
         try:
             await self._space()
             link = await self._dial(client_id, timeout, on_notice)
         except GatewayError as error:
-            self._failed(error)
+            self._failed(error, timeout)
             raise
         finally:
             self._pass_on()
         return link
 
-    async def _turn(self) -> None:
+    async def _turn(self, timeout: float) -> None:
         if not self._busy:
             self._busy = True
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = _Waiter(turn, timeout)
+        self._waiting.append(waiter)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
             elif turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._pass_on()  # the turn was given in the same instant
             raise
 
     def _pass_on(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = self._waiting.popleft().turn
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -162,7 +171,7 @@ class Endpoint:
             raise refusal
         return link
 
-    def _failed(self, error: GatewayError) -> None:
+    def _failed(self, error: GatewayError, timeout: float) -> None:
         self.last_failure = Failure.of(error, time=self._now(), attempt=0)
         if error.answered:
             self._learned(reachable=True)
@@ -171,9 +180,12 @@ class Endpoint:
             return
         self._learned(reachable=False)
         waiting, self._waiting = self._waiting, deque()
-        for turn in waiting:
-            if not turn.done():
-                turn.set_exception(_copy(error))
+        for waiter in waiting:
+            if error.code is ErrorCode.TIMEOUT and waiter.timeout > timeout:
+                # Silence for less than he allows proves nothing to him.
+                self._waiting.append(waiter)
+            elif not waiter.turn.done():
+                waiter.turn.set_exception(_copy(error))
 
     def _learned(self, *, reachable: bool) -> None:
         self.reachable = reachable

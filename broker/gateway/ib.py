@@ -34,6 +34,9 @@ still sends is read and no RST answers it."""
 _SETTLE: Final = 0.05
 """Seconds, many turns of the event loop, for the end of a closed socket to be reported."""
 
+_LARGEST_VERSION: Final = 0x7FFFFFFF
+"""A server version beyond is none: neither the record nor the API could hold it."""
+
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 # ib_async logs each failure again, some with a traceback and most with a wrong guess ("clientId
@@ -280,6 +283,7 @@ class _Handshake(Client):
             super()._onSocketHasData(data)  # type: ignore[no-untyped-call]
         except Exception:  # noqa: BLE001 - ib_async takes the fields apart without looking
             unreadable = True
+        unreadable |= self.serverVersion() > _LARGEST_VERSION
         rest: bytes = self._data
         unreadable |= len(rest) >= 4 and int.from_bytes(rest[:4]) > wire.MAX_FRAME
         self._unread = (self._unread + data)[:64]
@@ -287,7 +291,7 @@ class _Handshake(Client):
         deciding = next((notice for notice in notices if faults.ends_attempt(notice)), None)
         if deciding is not None:
             self._fail(faults.notice_failure(deciding, self._target, Phase.START_API))
-        ready = not self.outcome.done() and self.isReady()
+        ready = not self.outcome.done() and not unreadable and self.isReady()
         for notice in notices:
             if faults.announces_end(notice):
                 self._cause = notice

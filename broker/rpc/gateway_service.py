@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from ibgateway.broker.v1 import gateway_pb2, gateway_service_pb2_grpc
 from ibgateway.broker.v1 import gateway_service_pb2 as pb
 
-from broker.config import DEFAULT_GATEWAY
-from broker.rpc import convert
+from broker.rpc import convert, requests
 from broker.rpc.caller import Context
 from broker.runtime.manager import SessionManager
 
@@ -31,7 +30,8 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
         self, request: pb.GetGatewayRequest, context: Context
     ) -> pb.GetGatewayResponse:
         """See the proto."""
-        return pb.GetGatewayResponse(gateway=self._encode(request.gateway_id or DEFAULT_GATEWAY))
+        gateway_id = requests.gateway_id(request.gateway_id)
+        return pb.GetGatewayResponse(gateway=self._encode(gateway_id))
 
     def _encode(self, gateway_id: str) -> gateway_pb2.Gateway:
         endpoint = self.manager.endpoint(gateway_id)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from grpc_health.v1 import health, health_pb2
@@ -29,10 +30,13 @@ SESSION_SERVICE: Final = session_service_pb2.DESCRIPTOR.services_by_name["Sessio
 class HealthReporter:
     """Tells the health service what the broker knows."""
 
-    def __init__(self, manager: SessionManager, log: EventLog) -> None:
+    def __init__(
+        self, manager: SessionManager, log: EventLog, holds_lock: Callable[[], bool]
+    ) -> None:
         self.servicer = health.aio.HealthServicer()
         self._manager = manager
         self._log = log
+        self._holds_lock = holds_lock
 
     async def run(self) -> None:
         """Keep every status current until cancelled."""
@@ -51,7 +55,9 @@ class HealthReporter:
     def _statuses(self) -> dict[str, int]:
         statuses: dict[str, int] = {
             "": SERVING,
-            SESSION_SERVICE: SERVING if self._log.available else NOT_SERVING,
+            SESSION_SERVICE: (
+                SERVING if self._log.available and self._holds_lock() else NOT_SERVING
+            ),
         }
         for gateway_id, endpoint in self._manager.endpoints.items():
             statuses[f"gateways/{gateway_id}"] = SERVING if endpoint.reachable else NOT_SERVING

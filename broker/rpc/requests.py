@@ -157,6 +157,18 @@ def open_request(request: pb.OpenSessionRequest, owner: str) -> OpenRequest:
     return result
 
 
+def gateway_id(value: str) -> str:
+    """Check the gateway_id that a request is about; empty is the default one.
+
+    Raises:
+        InvalidArgumentError: no gateway can have this name.
+    """
+    checked = Checked()
+    checked.text(value, "gateway_id", LONGEST_NAME)
+    checked.finish()
+    return value or DEFAULT_GATEWAY
+
+
 def session_id(value: str) -> UUID:
     """Check the session_id that a request is about.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
 from broker.rpc.session_service import SessionService
+
+_LAST_ANSWERS: Final = 0.5
+"""Seconds that answers have to leave, once their handlers have ended."""
 
 LARGEST_REQUEST: Final = 64 * 1024
 """Bytes; no request of this API comes near."""
@@ -82,8 +86,12 @@ class Server:
         ``server.stop`` returns before cancelled stream handlers have ended, so the
         boundary's own count is waited for.
         """
-        await self._server.stop(grace)
+        stopping = asyncio.create_task(self._server.stop(grace), name="grpc-stop")
         await self.boundary.wait_quiet(grace)
+        # What still runs is none of ours: a watch of health or reflection never ends by itself.
+        # The last answers of ours may still be on their way.
+        await self._server.stop(min(grace, _LAST_ANSWERS))
+        await stopping
 
 
 def options(watcher_limit: int) -> Sequence[tuple[str, Any]]:

@@ -63,7 +63,12 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     ) -> pb.CloseSessionResponse:
         """See the proto."""
         session_id = requests.close_request(request)
-        session = await self.manager.close(session_id, actor=owner(context), comment=request.reason)
+        session = await self.manager.close(
+            session_id,
+            actor=owner(context),
+            comment=request.reason,
+            correlation_id=correlation_id.get(),
+        )
         return pb.CloseSessionResponse(session=convert.session(session))
 
     async def GetSession(

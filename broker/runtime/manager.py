@@ -102,6 +102,7 @@ class SessionManager:
         self._close_timeout = close_timeout
         self._draining = False
         self._supervisors: dict[UUID, Supervisor] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._client_ids = {
             gateway_id: ClientIds(
                 gateway_id,
@@ -176,7 +177,11 @@ class SessionManager:
         supervisor = Supervisor(opening, endpoint, ids, self._ports)
         ids.take(client_id, spec.session_id)
         self._supervisors[spec.session_id] = supervisor
-        self._tasks.create_task(self._supervise(supervisor), name=f"session-{spec.session_id}")
+        task = self._tasks.create_task(
+            self._supervise(supervisor), name=f"session-{spec.session_id}"
+        )
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         return supervisor
 
     async def _reserve(self, request: OpenRequest) -> int:
@@ -186,24 +191,24 @@ class SessionManager:
                 raise BrokerDrainingError
             self._require_gateway(request.gateway_id)
             self._log.require_available()
-            self._require_room(request.gateway_id)
             ids = self._client_ids[request.gateway_id]
+            holder = None if request.client_id is None else ids.holders.get(request.client_id)
+            if holder is not None and self._supervisors[holder].is_ending:
+                # An id that is being released is worth waiting for, and so is its seat.
+                await self._wait_ended(self._supervisors[holder])
+                continue
+            self._require_room(request.gateway_id)
             if request.client_id is None:
                 return ids.from_pool()
-            holder = ids.holders.get(request.client_id)
             if holder is None:
                 return request.client_id
             supervisor = self._supervisors[holder]
-            if supervisor.is_ending:
-                # An id that is being released is worth waiting for.
-                await self._wait_ended(supervisor)
-            elif request.client_id_policy is ClientIdPolicy.EXACT:
+            if request.client_id_policy is ClientIdPolicy.EXACT:
                 raise self._held(request.client_id, supervisor)
-            else:
-                client_id = ids.after(request.client_id)
-                if client_id is None:
-                    raise self._held(request.client_id, supervisor)
-                return client_id
+            client_id = ids.after(request.client_id)
+            if client_id is None:
+                raise self._held(request.client_id, supervisor)
+            return client_id
 
     def _require_gateway(self, gateway_id: str) -> None:
         if gateway_id not in self.endpoints:
@@ -325,22 +330,27 @@ class SessionManager:
         """
         supervisor = self._supervisors.get(session_id)
         if supervisor is None:
-            return Verdict(None, (await self.get(session_id)).last_failure)
+            return Verdict(None, _why(await self.get(session_id)))
         try:
             probe = await supervisor.probe()
         except GatewayError as error:
+            if supervisor.end_requested:
+                return Verdict(None, None)
             return Verdict(None, Failure.of(error, time=self._ports.now(), attempt=0))
         if probe is None:
-            return Verdict(None, supervisor.session.last_failure)
+            return Verdict(None, None if supervisor.end_requested else _why(supervisor.session))
         return Verdict(probe, None, asyncio.get_running_loop().time() - probe.answered_at)
 
-    async def close(self, session_id: UUID, *, actor: str, comment: str) -> Session:
+    async def close(
+        self, session_id: UUID, *, actor: str, comment: str, correlation_id: UUID
+    ) -> Session:
         """End a session; one that is final already is returned as it is.
 
         Args:
             session_id: which.
             actor: who wants it, for the record.
             comment: why, for the log.
+            correlation_id: stands in the log and in the events of the close.
 
         Raises:
             SessionNotFoundError: there is no record of it.
@@ -353,9 +363,14 @@ class SessionManager:
             return await self.get(session_id)
         logger.info(
             "close_requested",
-            extra={"session_id": str(session_id), "actor": actor, "comment": comment},
+            extra={
+                "session_id": str(session_id),
+                "correlation_id": str(correlation_id),
+                "actor": actor,
+                "comment": comment,
+            },
         )
-        supervisor.request_end(CloseReason.CLOSE_REQUESTED, actor)
+        supervisor.request_end(CloseReason.CLOSE_REQUESTED, actor, correlation_id)
         return await self._wait_ended(supervisor)
 
     async def recover(self) -> int:
@@ -387,6 +402,13 @@ class SessionManager:
         if ended:
             await asyncio.wait(ended, timeout=self._close_timeout)
 
+    def abandon(self) -> None:
+        """Wait no longer for sessions whose end the database does not take: the next broker
+        finds them in the record. Their links have ended, or end with this.
+        """
+        for task in self._running:
+            task.cancel()
+
     async def _wait_ended(self, supervisor: Supervisor) -> Session:
         try:
             async with asyncio.timeout(self._close_timeout):
@@ -402,3 +424,8 @@ class SessionManager:
             await supervisor.run()
         finally:
             del self._supervisors[supervisor.session.spec.session_id]
+
+
+def _why(session: Session) -> Failure | None:
+    """Why a session does not work; None for one that was ended as somebody asked."""
+    return None if session.close_reason is not None else session.last_failure

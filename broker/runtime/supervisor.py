@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from broker.errors import GatewayError, Phase, StoreUnavailableError
+from broker.errors import GatewayConnectionError, GatewayError, Phase, StoreUnavailableError
 from broker.events.log import EventLog
 from broker.gateway.base import Link, Notice, Probe
 from broker.gateway.endpoint import Endpoint
@@ -86,11 +86,23 @@ class Supervisor:
         self._recorded: asyncio.Future[Session] = loop.create_future()
         self._link: Link | None = None
         self._end: asyncio.Future[EndRequested] = loop.create_future()
+        self._end_correlation_id: UUID | None = None
 
-    def request_end(self, close_reason: CloseReason, actor: str) -> None:
-        """Ask the session to end; only the first request counts. ``ended`` tells when it has."""
+    def request_end(
+        self, close_reason: CloseReason, actor: str, correlation_id: UUID | None = None
+    ) -> None:
+        """Ask the session to end; only the first request counts. ``ended`` tells when it has.
+
+        The correlation id, if there is one, stands in the events from then on.
+        """
         if not self._end.done():
             self._end.set_result(EndRequested(close_reason, actor))
+            self._end_correlation_id = correlation_id
+
+    @property
+    def end_requested(self) -> bool:
+        """Whether somebody asked the session to end."""
+        return self._end.done()
 
     async def probe(self) -> Probe | None:
         """Ask the Gateway for its time over this session's link.
@@ -165,16 +177,19 @@ class Supervisor:
     async def _unless_ended(self, work: Coroutine[Any, Any, Input]) -> Input:
         """The outcome of the work, or the request to end, once the work has stopped for it."""
         loop = asyncio.get_running_loop()
+        working = True
         try:
             async with asyncio.timeout(None) as scope:
 
                 def interrupt(_: object) -> None:
-                    scope.reschedule(loop.time())
+                    if working:  # a callback that is scheduled already cannot be removed
+                        scope.reschedule(loop.time())
 
                 self._end.add_done_callback(interrupt)
                 try:
                     return await work
                 finally:
+                    working = False
                     self._end.remove_done_callback(interrupt)
         except TimeoutError:
             if not scope.expired():
@@ -196,7 +211,14 @@ class Supervisor:
             self._link = await self._endpoint.connect(
                 dial.client_id, timeout=self.session.spec.timeout, on_notice=self._noticed
             )
-        except GatewayError as error:
+        except Exception as error:
+            if not isinstance(error, GatewayError):
+                logger.error("attempt_crashed", exc_info=error, extra=self._about())
+                error = GatewayConnectionError(
+                    "the broker erred while dialling; its log says more",
+                    phase=Phase.TCP,
+                    hint="Report it, with the log.",
+                )
             failure = Failure.of(error, time=self._ports.now(), attempt=attempt)
             self._log_failure(failure)
             delay = settings.backoff.delay(attempt, self._ports.random())
@@ -235,6 +257,8 @@ class Supervisor:
         logger.info("notice", extra=self._about(tws_code=notice.code, text=notice.text))
 
     def _apply(self, item: Input) -> None:
+        if isinstance(item, EndRequested) and self._end_correlation_id is not None:
+            self._correlation_id = self._end_correlation_id
         step = machine.step(
             self.session,
             item,
@@ -245,6 +269,11 @@ class Supervisor:
         self._submit(step.events)
         if before.state is machine.CONNECTING and self.session.state is not machine.CONNECTING:
             self._recorded.add_done_callback(self._settle)
+            if not self.session.spec.return_immediately:
+                late = asyncio.get_running_loop().call_later(
+                    self._ports.open_timeout, self._give_up_settling
+                )
+                self._recorded.add_done_callback(lambda _: late.cancel())
         if before.client_id != self.session.client_id:
             # Not before the record says so: two open rows must never hold one id.
             self._recorded.add_done_callback(lambda _: self._release(before.client_id))
@@ -258,6 +287,15 @@ class Supervisor:
     def _settle(self, recorded: asyncio.Future[Session]) -> None:
         if not self.settled.done() and not recorded.cancelled():
             self.settled.set_result(recorded.result())
+
+    def _give_up_settling(self) -> None:
+        """Fail closed: the caller learns that what came of the open could not be recorded."""
+        if not self.settled.done():
+            self.settled.set_exception(
+                StoreUnavailableError("what came of the open could not be recorded")
+            )
+            self.settled.exception()  # whoever waited may be gone
+            self.request_end(CloseReason.STORE_UNAVAILABLE, "broker")
 
     def _log_failure(self, failure: Failure) -> None:
         logger.error(

@@ -6,10 +6,13 @@ import asyncio
 import socket
 import struct
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from broker.simulator.journal import End
 from broker.simulator.protocol import MAX_FRAME, PREFIX, FrameBuffer, frame
+
+_CLOSE_TIMEOUT: Final = 5.0
+"""Seconds for the event loop to report the end of a socket that we closed."""
 
 
 class RawClient:
@@ -146,7 +149,7 @@ class RawClient:
             writer.transport.abort()
         writer.close()
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await writer.wait_closed()
         except ConnectionError:
             pass  # the other side was first

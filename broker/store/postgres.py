@@ -188,6 +188,11 @@ class PostgresStore:
         """+1 for each broker that took the database over."""
         return self._epoch
 
+    @property
+    def holds_lock(self) -> bool:
+        """Whether the database is ours, as far as the lock's connection tells."""
+        return not self._lock_lost.is_set()
+
     async def append(self, events: Sequence[SessionEvent]) -> Sequence[int]:
         """Record events and fold them into their sessions' rows, in one transaction.
 
@@ -209,9 +214,11 @@ class PostgresStore:
         try:
             rows = await self._fetch("append_events", *columns, self._epoch)
         except RecordRefusedError as error:
-            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            if not isinstance(error.__cause__, asyncpg.IntegrityConstraintViolationError):
                 raise
-            # An earlier try of the same append was still under way; it is done now.
+            # An earlier try of the same append, which timed out here, may have been waiting
+            # for a lock over there; it is done now, and only a new snapshot shows it. What is
+            # really wrong is refused again.
             rows = await self._fetch("append_events", *columns, self._epoch)
         if not rows:
             raise self._fenced()

@@ -14,7 +14,8 @@ from ibgateway.broker.v1 import broker_service_pb2, gateway_service_pb2
 
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import Client, eventually
+from tests.harness import Client, eventually, serving
+from tests.integration.test_database_away import away
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -99,3 +100,18 @@ async def test_a_gateway_shows_who_holds_what_and_why_it_last_failed(
     assert (gateway.sessions_used, gateway.session_limit) == (1, 32)
     assert (gateway.reachable, gateway.server_version) == (False, 178)
     assert gateway.last_failure.reason == "IB_CONN_001"
+
+
+async def test_health_says_so_while_the_database_is_away_though_nobody_opens(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, store_timeout=1.0) as client:
+        stub: Any = health_pb2_grpc.HealthStub(client.channel)
+        ask = health_pb2.HealthCheckRequest(service="ibgateway.broker.v1.SessionService")
+
+        async def status(wanted: Any) -> bool:
+            return bool((await stub.Check(ask)).status == wanted)
+
+        await eventually(lambda: status(health_pb2.HealthCheckResponse.SERVING))
+        async with away(database_url):
+            await eventually(lambda: status(health_pb2.HealthCheckResponse.NOT_SERVING), timeout=6)

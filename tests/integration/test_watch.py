@@ -160,13 +160,13 @@ async def test_a_watcher_that_does_not_read_is_cut_and_hurts_nobody(
 ) -> None:
     small_window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
     async with (
-        serving(simulator, database_url, watch_lag=100) as client,
+        serving(simulator, database_url, watch_lag=1000) as client,
         connected(client.running, *small_window) as other,
     ):
         slow, quick = Watch(other), Watch(client)
         await asyncio.gather(slow.snapshot(), quick.snapshot())
         labels = {str(number): "x" * 256 for number in range(32)}
-        for _ in range(50):
+        for _ in range(300):
             session = await client.open(labels=labels)
             await client.close(session.session_id)
             await quick.events(4)

@@ -10,6 +10,7 @@ import pytest
 
 from broker.errors import SlowConsumerError
 from broker.events.hub import Entry, Hub, Signal
+from broker.events.log import BATCH
 from broker.session import machine
 from broker.session.filters import SessionFilter
 from broker.session.inputs import LinkEnded
@@ -129,3 +130,11 @@ async def test_a_cancelled_watcher_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not hub._waiters
+
+
+async def test_a_watcher_that_has_read_everything_is_not_cut_by_one_batch() -> None:
+    hub = Hub(0, capacity=2 * BATCH)
+    reader = asyncio.create_task(read(hub, BATCH), name="reader")
+    await asyncio.sleep(0)
+    hub.publish([event for n in range(BATCH // 4) for event in story(first_revision=1 + 4 * n)])
+    assert await reader == list(range(1, BATCH + 1))
