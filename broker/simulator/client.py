@@ -15,7 +15,15 @@ from broker.simulator.channel import Channel
 from broker.simulator.faults import Fault
 from broker.simulator.journal import ConnectionRecord, End
 from broker.simulator.protocol import ProtocolError
-from broker.simulator.replies import CURRENT_TIME, PLACE_ORDER, Desk, answer
+from broker.simulator.rate import RateLimit, Verdict
+from broker.simulator.replies import (
+    CURRENT_TIME,
+    PLACE_ORDER,
+    Desk,
+    answer,
+    is_about_orders,
+    refuse_read_only,
+)
 from broker.simulator.startup import (
     CLOSE_AFTER_326,
     CLOSE_AFTER_START,
@@ -28,6 +36,8 @@ from broker.simulator.startup import (
 from broker.simulator.state import SimulatorState
 
 START_API: Final = 71
+PACE_OPTION: Final = "+PACEAPI"
+"""The client asks to be slowed down instead of rejected; here it is not slowed down either."""
 WRITE_LIMIT: Final = 1 << 20
 """Bytes that may wait for a client that does not read; beyond, the connection is reset."""
 
@@ -68,7 +78,9 @@ class ClientConnection(asyncio.Protocol):
         self._channel = Channel()
         self._phase = Phase.HELLO
         self._fault: Fault | None = None
+        self._rate = RateLimit()
         self._prefix_seen = False
+        self._options = ""
         self._version = 0  # until it is negotiated
         self._heard = self._told_time = float("-inf")
         self.record = ConnectionRecord(number, "", self._loop.time())
@@ -77,6 +89,10 @@ class ClientConnection(asyncio.Protocol):
     def client_id(self) -> int | None:
         """The id that the client asked for with startApi."""
         return self.record.client_id
+
+    @property
+    def _muted(self) -> bool:
+        return self._state.is_muted(self.client_id)
 
     @property
     def ready(self) -> bool:
@@ -101,15 +117,18 @@ class ClientConnection(asyncio.Protocol):
         self._state.statistics.accepts += 1
         self._state.journal.append(self.record)
         self._state.begin_handshake()
-        if self._state.stopping:
+        if self._state.down:
             self.reset()
+            return
+        if self._state.muted:
+            self._fall_silent()  # for good, and it takes neither a seat nor a fault
             return
         if not self._state.registry.take_seat(self.record.number, self._loop.time()):
             self._state.statistics.refused_seats += 1
             self.record.refused = "seats"
             self.close()
             return
-        self._fault = self._state.faults.take()
+        self._fault = self._state.take_fault()
         self.record.fault = None if self._fault is None else self._fault.label
         self._channel.after(
             "handshake",
@@ -160,8 +179,8 @@ class ClientConnection(asyncio.Protocol):
     # What the simulator calls.
 
     def notice(self, code: int, text: str, request_id: int = protocol.NO_ID) -> bool:
-        """Send an error message; False if the client is not ready or the simulator is mute."""
-        if not self.ready or self._state.muted:
+        """Send an error message; False if the client is not ready or is not answered."""
+        if not self.ready or self._muted:
             return False
         self._send_error(code, text, request_id)
         return True
@@ -173,6 +192,22 @@ class ClientConnection(asyncio.Protocol):
         if self._phase is not Phase.ENDED:
             self._end(End.OURS)
             self._channel.finish(self._state.settings.close_linger)
+
+    def cut(self, *, reset: bool) -> bool:
+        """Send a ready client half of a message, then FIN, or RST 20 ms later; False if it is not
+        ready or is not answered.
+        """
+        if not self.ready or self._muted:
+            return False
+        if not self._channel.amid_message:
+            whole = protocol.managed_accounts(self._state.settings.accounts)
+            self._channel.write(whole[: len(whole) // 2])
+        if reset:
+            self._fall_silent()
+            self._channel.after("close", _RESET_DELAY, self.reset)
+        else:
+            self.close()
+        return True
 
     def reset(self) -> None:
         """End the connection with RST, even after close() as long as the client has not closed."""
@@ -222,8 +257,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _greet(self, payload: bytes) -> None:
         announced = protocol.version_range(payload)
+        self._options = announced.options
         self.record.client_version = f"{announced.minimum}..{announced.maximum}"
-        if self._state.muted:
+        if self._muted:
             self._fall_silent()
             return
         version = announced.negotiate(self._state.settings.server_version)
@@ -249,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
     def _receive(self, fields: list[str]) -> None:
         request = protocol.number(fields, 0)
         statistics = self._state.statistics
-        if self._state.muted:
+        if self._muted:
             statistics.muted_requests += 1
             if self._phase is not Phase.READY:
                 self._fall_silent()  # for good: what it said was not heard
@@ -257,6 +293,8 @@ class ClientConnection(asyncio.Protocol):
             self._start(fields)
         elif request == START_API:
             statistics.duplicate_start_api += 1
+        elif not self._within_rate():
+            pass
         elif self._phase is Phase.READY:
             self._answer(request, fields)
         else:
@@ -264,6 +302,24 @@ class ClientConnection(asyncio.Protocol):
             if self._state.settings.close_on_early_request:
                 self.record.refused = "early request"
                 self.close()
+
+    def _within_rate(self) -> bool:
+        settings = self._state.settings
+        if settings.rate_limit is None or PACE_OPTION in self._options:
+            return True
+        verdict = self._rate.judge(self._loop.time(), settings.rate_limit)
+        if verdict is Verdict.ACCEPTED:
+            return True
+        self._state.statistics.rejected_by_rate += 1
+        if verdict is Verdict.VIOLATION:
+            count = self._rate.violations
+            words = "Max rate of messages per second has been exceeded"
+            received = settings.rate_limit + 1
+            self._send_error(100, f"{words}:max={settings.rate_limit} rec={received} ({count})")
+            if count >= settings.rate_violations:
+                self.record.refused = "100"
+                self.close()
+        return False
 
     def _start(self, fields: list[str]) -> None:
         client_id = protocol.number(fields, 2)
@@ -274,7 +330,9 @@ class ClientConnection(asyncio.Protocol):
         self._buffer.limit = protocol.MAX_FRAME
         self.record.client_id = client_id
         granted = self._state.registry.claim(client_id, self.record.number, self._loop.time())
-        if self._fault in CLOSE_AFTER_326:
+        if self._muted:
+            self._fall_silent()
+        elif self._fault in CLOSE_AFTER_326:
             self._turn_away(_ID_IN_USE, CLOSE_AFTER_326[self._fault])
         elif not granted:
             self._state.statistics.refused_client_ids += 1
@@ -287,9 +345,15 @@ class ClientConnection(asyncio.Protocol):
         elif self._fault is Fault.SILENT_AFTER_START:
             self._fall_silent()
         else:
-            version, order_id = self._version, self._state.registry.next_order_id(client_id)
-            now = self._state.milliseconds()
-            self._play(segments(self._state.settings, self._fault, version, order_id, now))
+            script = segments(
+                self._state.settings,
+                self._fault,
+                self._version,
+                order_id=self._state.registry.next_order_id(client_id),
+                notices=self._state.upstream.startup_notices(),
+                milliseconds=self._state.milliseconds(),
+            )
+            self._play(script)
 
     def _play(self, script: list[Segment]) -> None:
         # A turn of the loop later at least: what was pipelined behind startApi is early.
@@ -299,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _play_next(self, script: list[Segment]) -> None:
         first, *rest = script
-        if self._state.muted and not self._channel.amid_message:  # never cut a message in two
+        if self._muted and not self._channel.amid_message:  # never cut a message in two
             if self._phase is Phase.STARTING:
                 self._fall_silent()
             return
@@ -315,6 +379,11 @@ class ClientConnection(asyncio.Protocol):
     def _answer(self, request: int, fields: list[str]) -> None:
         state, client_id = self._state, cast("int", self.client_id)
         state.statistics.count(state.statistics.requests, request)
+        order_id = state.registry.next_order_id(client_id)
+        desk = Desk(self._version, state.settings.accounts, order_id, state.wall_clock())
+        if state.settings.read_only and is_about_orders(request):
+            self._send(b"".join(refuse_read_only(desk, fields, state.settings.read_only_id)))
+            return
         if request == PLACE_ORDER:
             state.registry.use_order_id(client_id, protocol.number(fields, 1))
         if request == CURRENT_TIME:
@@ -323,8 +392,6 @@ class ClientConnection(asyncio.Protocol):
                 state.statistics.ignored_current_time += 1
                 return
             self._told_time = now
-        order_id = state.registry.next_order_id(client_id)
-        desk = Desk(self._version, state.settings.accounts, order_id, state.wall_clock())
         frames = answer(desk, fields)
         if frames is None:
             state.statistics.count(state.statistics.unknown_requests, request)
@@ -334,6 +401,9 @@ class ClientConnection(asyncio.Protocol):
     # Ends.
 
     def _refuse(self, reason: str) -> None:
+        if self._muted:
+            self._fall_silent()  # a Gateway that hangs does not close either
+            return
         self._state.statistics.protocol_errors += 1
         self.record.refused = reason
         if self._version:
@@ -381,12 +451,16 @@ class ClientConnection(asyncio.Protocol):
             self._state.end_handshake()
         self._state.registry.leave_seat(record.number)
         if record.client_id is not None:
-            holds = {End.FIN: settings.hold_after_fin, End.OURS: 0.0}
-            hold = holds.get(end, settings.hold_after_reset)
-            self._state.registry.release(record.client_id, record.number, now, hold)
+            holds = {
+                End.FIN: settings.hold_after_fin,
+                End.RESET: settings.hold_after_reset,
+                End.LOST: settings.hold_after_loss,
+                End.OURS: 0.0,
+            }
+            self._state.registry.release(record.client_id, record.number, now, holds[end])
 
     def _send(self, data: bytes) -> None:
-        if self._phase is Phase.ENDED or self._state.muted:
+        if self._phase is Phase.ENDED or self._muted:
             return
         self._channel.write(data)
         if self._channel.backlog > WRITE_LIMIT:

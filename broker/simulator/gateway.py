@@ -11,15 +11,20 @@ import itertools
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from broker.simulator.client import ClientConnection
 from broker.simulator.faults import ArmedFault, Fault
 from broker.simulator.journal import ConnectionRecord, Statistics
 from broker.simulator.protocol import NO_ID
+from broker.simulator.restart import Aftermath, Restart
+from broker.simulator.scripts import Script, Scripts
 from broker.simulator.settings import SimulatorSettings
 from broker.simulator.state import SimulatorState
+from broker.simulator.storm import Storm
+from broker.simulator.upstream import ABOUT_A_REQUEST, LOST, Notice, port_was_reset
 
 __all__ = ["SimulatedGateway", "SimulatorSettings"]
 
@@ -44,16 +49,18 @@ class SimulatedGateway:
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.settings = settings or SimulatorSettings()
-        self._state = SimulatorState(self.settings, wall_clock)
+        settings = settings or SimulatorSettings()
+        self._state = SimulatorState(settings, wall_clock)
         self._numbers = itertools.count(1)
         self._connections: set[ClientConnection] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._family = socket.AF_INET
-        self._host, self._port = self.settings.host, self.settings.port
+        self._host, self._port = settings.host, settings.port
         self._server: asyncio.Server | None = None
         self._has_listened = False
+        self._tasks = asyncio.TaskGroup()
+        self._scripts = Scripts(self._tasks)
 
     async def __aenter__(self) -> Self:
         """Resolve the host and listen. Raises OSError if that cannot be, with nothing left open."""
@@ -63,6 +70,7 @@ class SimulatedGateway:
         self._family, address = addresses[0][0], addresses[0][4]
         self._host = str(address[0])
         await self.start_listening()
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
@@ -71,8 +79,12 @@ class SimulatedGateway:
         _value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Stop listening, close every client with FIN and wait until all sockets are closed."""
-        self._state.stopping = True
+        """Stop scripts and listening, close every client with FIN and wait until all sockets are
+        closed.
+        """
+        for script in self.scripts:
+            await script.stop()
+        self._state.down = True
         await self.stop_listening()
         for connection in list(self._connections):
             connection.close()
@@ -81,6 +93,12 @@ class SimulatedGateway:
             connection.abandon()
         async with asyncio.timeout(_STOP):
             await self._all_gone.wait()
+        await self._tasks.__aexit__(None, None, None)
+
+    @property
+    def settings(self) -> SimulatorSettings:
+        """What the simulator was told at its start, and by configure() since."""
+        return self._state.settings
 
     @property
     def host(self) -> str:
@@ -101,6 +119,26 @@ class SimulatedGateway:
     def muted(self) -> bool:
         """Whether the simulator reads without answering."""
         return self._state.muted
+
+    @property
+    def muted_client_ids(self) -> frozenset[int]:
+        """Client ids whose connections are read without being answered."""
+        return frozenset(self._state.muted_ids)
+
+    @property
+    def upstream_lost(self) -> bool:
+        """Whether clients were told that IB's servers are lost, and not yet that they are back."""
+        return self._state.upstream.lost
+
+    @property
+    def startup_notices(self) -> list[Notice]:
+        """What a client that connects now is told of IB's servers and the farms."""
+        return self._state.upstream.startup_notices()
+
+    @property
+    def scripts(self) -> tuple[Script, ...]:
+        """The latest restart and the latest storm, running or not."""
+        return self._scripts.latest
 
     @property
     def clients(self) -> list[ClientConnection]:
@@ -148,6 +186,14 @@ class SimulatedGateway:
         """The faults that wait for connections, in the order in which they will act."""
         return self._state.faults.armed
 
+    def configure(self, **changes: Any) -> SimulatorSettings:
+        """Change settings that may change while it runs, by name; returns them all.
+
+        Raises ValueError for others and for values that cannot be, with nothing changed.
+        """
+        self._state.settings = self._state.settings.changed(changes)
+        return self._state.settings
+
     def arm(self, fault: Fault, times: int | None = None) -> None:
         """Let the next `times` connections suffer a fault, or all until cleared; after those
         already armed.
@@ -160,41 +206,147 @@ class SimulatedGateway:
         """Disarm all faults. Connections that suffer one keep it; a mute goes on."""
         self._state.faults.clear()
 
-    def drop(self, *, reset: bool = False, client_id: int | None = None) -> int:
+    def drop(
+        self, *, reset: bool = False, client_id: int | None = None, mid_message: bool = False
+    ) -> int:
         """Close every connection with FIN, or reset it; returns how many. Their client ids are free
         at once.
 
-        With `client_id`, only the connections that asked for it.
+        With `client_id`, only the connections that asked for it. With `mid_message`, only those
+        that are ready and not mute, after the first half of a message.
         """
-        dropped = [
-            client for client in self.clients if client_id is None or client.client_id == client_id
-        ]
-        for connection in dropped:
+        dropped = 0
+        for connection in self._addressed(client_id):
+            if mid_message:
+                dropped += connection.cut(reset=reset)
+                continue
+            dropped += 1
             if reset:
                 connection.reset()
             else:
                 connection.close()
-        return len(dropped)
+        return dropped
 
-    def mute(self, muted: bool) -> None:
+    def reset_port(self, new_port: int) -> int:
+        """Tell all ready clients that the port was changed (1300), and close all with FIN; returns
+        how many were told. The simulator stays on its port: stop_listening() is for you to call.
+
+        Raises ValueError if `new_port` is none.
+        """
+        if not 1 <= new_port <= 65535:
+            raise ValueError(f"new_port is {new_port}, not 1 to 65535")
+        told = self.notify(*port_was_reset(new_port))
+        self.drop()
+        return told
+
+    def mute(self, muted: bool, *, client_id: int | None = None) -> None:
         """Read, but answer nothing, as a Gateway that hangs; what came meanwhile is never answered.
 
         A handshake that meets a mute stays silent for good. Ends that clients make are noticed all
-        the same.
+        the same. With `client_id`, only the connections that have or ask for it; an id that is
+        muted by itself stays mute when the whole Gateway no longer is. Raises ValueError beyond
+        1000 ids.
         """
-        self._state.muted = muted
+        self._state.mute(muted, client_id)
+
+    def ghost(self, client_id: int, seconds: float) -> None:
+        """Let an id seem to be in use (326) for so long, even while nobody has it; 0 frees it.
+
+        Raises ValueError for what is no id or no duration, and beyond 1000 ids.
+        """
+        self._state.registry.ghost(client_id, asyncio.get_running_loop().time(), seconds)
 
     def notify(
-        self, code: int, text: str, *, client_id: int | None = None, request_id: int = NO_ID
+        self,
+        code: int,
+        text: str | None = None,
+        *,
+        client_id: int | None = None,
+        request_id: int = NO_ID,
     ) -> int:
         """Send an error message to all ready clients, or to the one with that id; returns to how
         many.
+
+        Without a text, in IB's words; raises ValueError if they are not known for that code. What
+        all are told of IB's servers and the farms is remembered for those that connect later.
         """
+        if text is None:
+            text = self._state.upstream.words(code)
+        if client_id is None:
+            self._state.upstream.note(code, text)
         return sum(
-            connection.notice(code, text, request_id)
-            for connection in self.clients
-            if client_id is None or connection.client_id == client_id
+            connection.notice(code, text, request_id) for connection in self._addressed(client_id)
         )
+
+    def start_storm(self, storm: Storm) -> Script:
+        """Send messages over and over, in the background. Raises ScriptRunningError if a storm is
+        under way.
+        """
+
+        async def play(script: Script) -> None:
+            for number in range(storm.count):
+                script.step = f"round {number + 1} of {storm.count}"
+                for code in storm.codes:
+                    request_id = storm.request_id if code in ABOUT_A_REQUEST else NO_ID
+                    self.notify(code, client_id=storm.client_id, request_id=request_id)
+                    await asyncio.sleep(storm.interval)
+
+        return self._scripts.start("storm", play)
+
+    async def stop_storm(self) -> bool:
+        """Stop the storm where it is; whether one was under way."""
+        return await self._scripts.stop("storm")
+
+    def start_restart(self, restart: Restart) -> Script:
+        """Restart as a Gateway does at night, in the background. Raises ScriptRunningError while it
+        does.
+
+        The script fails if the port was taken meanwhile.
+        """
+
+        async def play(script: Script) -> None:
+            await self._restart(script, restart)
+
+        return self._scripts.start("restart", play)
+
+    async def stop_restart(self) -> bool:
+        """Cut a restart short: the port is open again, no id is held, and nobody suffers anything
+        more; whether one was under way. Raises OSError if the port is taken.
+        """
+        stopped = await self._scripts.stop("restart")
+        if stopped:
+            self._state.restart(None)
+            await self.start_listening()
+        return stopped
+
+    async def _restart(self, script: Script, restart: Restart) -> None:
+        state, loop = self._state, asyncio.get_running_loop()
+        for number in range(restart.notices):
+            script.step = f"notice {number + 1} of {restart.notices}"
+            self.notify(LOST)
+            await asyncio.sleep(restart.notice_interval)
+        script.step = "down"
+        state.down, ghosts = True, self.client_ids
+        await self.stop_listening()
+        self.drop(reset=restart.reset)
+        state.restart(restart.next_order_id)
+        await asyncio.sleep(restart.down)
+        opened = loop.time()
+        state.registry.hold(ghosts, opened + restart.ghosts)
+        try:
+            if restart.has_first_fault:
+                state.aftermath = Aftermath(restart.first_fault, restart.first_connections)
+            await self.start_listening()
+            if state.aftermath is not None:
+                script.step = f"up, {restart.first_fault.label}"
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(restart.first_seconds):
+                        await state.aftermath.over.wait()
+        finally:
+            state.aftermath = None
+        script.step = "up, ids held"
+        await asyncio.sleep(opened + restart.ghosts - loop.time())
+        script.step = "up"
 
     async def stop_listening(self) -> None:
         """Refuse new connections; those that are open stay. Idempotent."""
@@ -205,6 +357,7 @@ class SimulatedGateway:
 
     async def start_listening(self) -> None:
         """Listen, again on the same port. Idempotent. Raises OSError if the port is taken."""
+        self._state.down = False
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (_RELISTEN if self._has_listened else 0)
         while self._server is None:
@@ -228,6 +381,10 @@ class SimulatedGateway:
             else:
                 self._port = listener.getsockname()[1]
                 self._has_listened = True
+
+    def _addressed(self, client_id: int | None) -> list[ClientConnection]:
+        clients = self.clients
+        return [c for c in clients if client_id is None or c.client_id == client_id]
 
     def _accept(self) -> ClientConnection:
         connection = ClientConnection(next(self._numbers), self._state, self._gone)

@@ -58,6 +58,8 @@ class Statistics:
     """Requests before nextValidId."""
     muted_requests: int = 0
     """Requests that were read but not answered, being mute."""
+    rejected_by_rate: int = 0
+    """Messages beyond the rate limit."""
     ignored_current_time: int = 0
     """Requests for the time that came too soon after the last answer."""
     requests: Counter[int] = field(default_factory=Counter)

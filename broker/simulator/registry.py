@@ -6,12 +6,16 @@ without a FIN keeps its id for a while; each client id has its own sequence of o
 """
 
 from collections import Counter
+from collections.abc import Set as AbstractSet
 
 from broker.simulator.journal import Statistics
+from broker.simulator.protocol import MAX_CLIENT_ID
 
 
 class Registry:
     """Client ids, seats and order ids of one simulated Gateway."""
+
+    MAX_HELD = 1000
 
     def __init__(self, seats: int, first_order_id: int, statistics: Statistics) -> None:
         self._seats = seats
@@ -29,7 +33,7 @@ class Registry:
         Assumed: every open connection takes a seat, and so does an id that is held for a vanished
         one.
         """
-        if len(self._open) + len(self.held(now)) >= self._seats:
+        if len(self._open) + len(self.held(now).keys() - self._holders) >= self._seats:
             return False
         self._open.add(connection)
         return True
@@ -69,6 +73,29 @@ class Registry:
             del self._holders[client_id]
             if hold > 0:
                 self._held_until[client_id] = now + hold
+
+    def ghost(self, client_id: int, now: float, seconds: float) -> None:
+        """Hold an id for so long, whether a connection has it or not; 0 frees it. Raises ValueError
+        for what is no id or no duration, and if MAX_HELD ids are held.
+        """
+        if not 0 <= client_id <= MAX_CLIENT_ID:
+            raise ValueError(f"client_id is {client_id}, not 0 to {MAX_CLIENT_ID}")
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds}, not a duration")
+        held = self.held(now).keys()
+        if client_id not in held and len(held) >= self.MAX_HELD:
+            raise ValueError(f"{self.MAX_HELD} ids are held already")
+        self.hold({client_id}, now + seconds)
+
+    def hold(self, client_ids: AbstractSet[int], until: float) -> None:
+        """Hold ids until then, however many."""
+        self._held_until.update(dict.fromkeys(client_ids, until))
+
+    def restart(self, next_order_id: int | None) -> None:
+        """Forget which ids are held; a number also becomes the nextValidId of every id."""
+        self._held_until = {}
+        if next_order_id is not None:
+            self._first_order_id, self._order_ids = next_order_id, {}
 
     def holders(self) -> frozenset[int]:
         """Client ids that a connection has."""

@@ -35,9 +35,9 @@ class Desk:
     now: float
     """Seconds since 1970."""
 
-    def refuse(self, text: str, request_id: int = NO_ID) -> list[bytes]:
+    def refuse(self, text: str, request_id: int = NO_ID, *, by: str = "sim") -> list[bytes]:
         """Error 321 as the Gateway words it."""
-        text = f"Error validating request.-'sim' : cause - {text}"
+        text = f"Error validating request.-'{by}' : cause - {text}"
         milliseconds = int(self.now * 1000)
         return [
             error(
@@ -117,6 +117,37 @@ _ANSWERS: Final[dict[int, _Answer]] = {
     77: _nothing,  # cancelAccountUpdatesMulti
     99: lambda _desk, _fields: [message(102)],
 }
+
+
+_AFTER_VERSION: Final = 2
+_CANCEL_WITHOUT_VERSION: Final = 192
+"""From this server version on, cancelOrder has no field for its own version."""
+_ORDER_REQUESTS: Final[dict[int, int | None]] = {
+    PLACE_ORDER: 1,
+    4: _AFTER_VERSION,  # cancelOrder
+    5: None,  # reqOpenOrders
+    15: None,  # reqAutoOpenOrders
+    58: None,  # reqGlobalCancel
+    99: None,  # reqCompletedOrders
+}
+"""What a read-only Gateway refuses, and which field has the request's id."""
+
+
+def is_about_orders(request: int) -> bool:
+    """Whether a read-only Gateway refuses the request."""
+    return request in _ORDER_REQUESTS
+
+
+def refuse_read_only(desk: Desk, fields: list[str], request_id: int | None) -> list[bytes]:
+    """Return error 321 about a request that is about orders; an id replaces that of the request.
+    Raises ProtocolError if the request is malformed.
+    """
+    at = _ORDER_REQUESTS[number(fields, 0)]
+    if at == _AFTER_VERSION and desk.version >= _CANCEL_WITHOUT_VERSION:
+        at = 1
+    own = NO_ID if at is None else number(fields, at)
+    text = "The API interface is currently in Read-Only mode."
+    return desk.refuse(text, own if request_id is None else request_id, by="cp")
 
 
 def answer(desk: Desk, fields: list[str]) -> list[bytes] | None:

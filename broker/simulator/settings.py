@@ -1,7 +1,8 @@
 """What a simulated Gateway is told at its start."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from broker.simulator.protocol import MAX_SERVER_VERSION, MIN_SERVER_VERSION
 
@@ -11,6 +12,16 @@ FARM_NOTICES: Final = (
     (2106, "HMDS data farm connection is OK:ushmds"),
     (2158, "Sec-def data farm connection is OK:secdefil"),
 )
+
+
+CHANGEABLE: Final = frozenset(
+    {
+        *("hold_after_fin", "hold_after_reset", "hold_after_loss", "id_in_use_close"),
+        *("rate_limit", "rate_violations", "read_only", "read_only_id"),
+        *("accounts_first", "startup_gap", "close_on_early_request", "current_time_interval"),
+    }
+)
+"""The settings that may change while the simulator runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +54,9 @@ class SimulatorSettings:
     hold_after_fin: float = 0.0
     """How long a client id stays in use after its client closed properly."""
     hold_after_reset: float = 5.0
-    """The same after RST or silent loss. Seen in the field: 10 s to 60 s, or until the Gateway
-    restarts.
-    """
+    """The same after RST. Seen in the field: 10 s to 60 s, or until the Gateway restarts."""
+    hold_after_loss: float = 5.0
+    """The same after silent loss."""
     silent_loss: float | None = None
     """A ready client that sends nothing for so long is taken for lost and reset. None: never, as
     far as is known.
@@ -62,6 +73,18 @@ class SimulatorSettings:
     """A request for the time sooner than this after the last answer is silently ignored, as Gateway
     10.45 does.
     """
+    rate_limit: int | None = 50
+    """The messages that a client may send in a second; more are rejected with error 100. None: any
+    number, as for a client that connects with +PACEAPI.
+    """
+    rate_violations: int = 3
+    """At which error 100, of which there is one a second at most, the client is closed with FIN.
+    Documented is only that it likely is.
+    """
+    read_only: bool = False
+    """Refuse what concerns orders with error 321, as with the Gateway's setting Read-Only API."""
+    read_only_id: int | None = None
+    """The request id of that refusal; None is that of the request. Seen as well: -1, 2147483647."""
     handshake_deadline: float = 30.0
     """From accept to startApi; then the connection is closed. (A connection that we keep silent has
     no deadline.)
@@ -88,12 +111,33 @@ class SimulatorSettings:
             raise ValueError("connection_time contains a NUL, which would end the field")
         if self.seats < 1 or self.journal_limit < 1:
             raise ValueError("seats and journal_limit are at least 1")
-        durations = (
-            *("startup_gap", "hold_after_fin", "hold_after_reset", "silent_loss"),
-            *("id_in_use_close", "current_time_interval", "close_linger"),
+        if self.rate_limit is not None and not 1 <= self.rate_limit <= 1_000_000:
+            raise ValueError(f"rate_limit is {self.rate_limit}, not 1 to 1000000")
+        if self.rate_violations < 1:
+            raise ValueError(f"rate_violations is {self.rate_violations}, not at least 1")
+        if self.read_only_id is not None and not -1 <= self.read_only_id < 2**31:
+            raise ValueError(f"read_only_id is {self.read_only_id}, not -1 to 2147483647")
+        check_durations(
+            self,
+            *("startup_gap", "hold_after_fin", "hold_after_reset", "hold_after_loss"),
+            *("silent_loss", "id_in_use_close", "current_time_interval", "close_linger"),
             *("handshake_deadline", "frame_deadline"),
         )
-        for name in durations:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}, not a duration")
+
+    def changed(self, changes: Mapping[str, Any]) -> "SimulatorSettings":
+        """Return these settings with some of CHANGEABLE changed. Raises ValueError for others."""
+        for name in changes:
+            if name not in CHANGEABLE:
+                known = ", ".join(sorted(CHANGEABLE))
+                raise ValueError(
+                    f"{name} cannot change while the simulator runs; what can: {known}"
+                )
+        return replace(self, **changes)
+
+
+def check_durations(owner: object, *names: str) -> None:
+    """Raise ValueError that names the first attribute that is no duration in seconds; None is."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}, not a duration")

@@ -9,6 +9,7 @@ from typing import Final
 from broker.simulator import protocol
 from broker.simulator.faults import Fault
 from broker.simulator.settings import SimulatorSettings
+from broker.simulator.upstream import Notice
 
 CLOSE_AFTER_START: Final = {
     Fault.CLOSE_AFTER_START: 0.0,
@@ -72,10 +73,16 @@ def gap(settings: SimulatorSettings, fault: Fault | None) -> float:
 
 
 def segments(
-    settings: SimulatorSettings, fault: Fault | None, version: int, order_id: int, milliseconds: int
+    settings: SimulatorSettings,
+    fault: Fault | None,
+    version: int,
+    *,
+    order_id: int,
+    notices: list[Notice],
+    milliseconds: int,
 ) -> list[Segment]:
-    """The accounts and nextValidId in the configured order, then the farm notices, as the fault
-    distorts them.
+    """The accounts and nextValidId in the configured order, then the notices, as the fault distorts
+    them.
     """
     accounts = () if fault is Fault.EMPTY_ACCOUNTS else settings.accounts
     named = Segment(protocol.managed_accounts(accounts), ready=False)
@@ -85,7 +92,7 @@ def segments(
         messages = [valid]
     elif fault is Fault.NO_NEXT_VALID_ID:
         messages = [named]
-    for code, text in settings.farm_notices:
+    for code, text in notices:
         messages.append(
             Segment(protocol.error(version, code, text, milliseconds=milliseconds), ready=False)
         )

@@ -177,7 +177,11 @@ async def test_frames_that_are_complete_in_time_never_meet_the_deadline() -> Non
 
 
 async def test_a_client_that_does_not_read_its_answers_is_no_longer_read() -> None:
-    async with SimulatedGateway() as sim, RawClient(sim.host, sim.port, deadline=0.5) as client:
+    unlimited = SimulatorSettings(rate_limit=None)
+    async with (
+        SimulatedGateway(unlimited) as sim,
+        RawClient(sim.host, sim.port, deadline=0.5) as client,
+    ):
         await client.ready(7)
         burst = frame(b"6\x002\x001\0DU1234567\0") * 20_000
 
