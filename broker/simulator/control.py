@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 
 import grpc
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha import reflection
 from ibgateway.simulator.v1 import simulator_service_pb2 as pb
 from ibgateway.simulator.v1 import simulator_service_pb2_grpc as pb_grpc
@@ -17,9 +18,19 @@ from ibgateway.simulator.v1 import simulator_service_pb2_grpc as pb_grpc
 from broker.simulator.faults import Fault, FaultBlockedError
 from broker.simulator.gateway import SimulatedGateway
 from broker.simulator.protocol import NO_ID
+from broker.simulator.restart import Restart
+from broker.simulator.scripts import Script, ScriptRunningError, ScriptState
+from broker.simulator.settings import SimulatorSettings
+from broker.simulator.storm import Storm
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_TEXT = 4096
+_STATES = {
+    ScriptState.RUNNING: pb.SCRIPT_STATE_RUNNING,
+    ScriptState.FINISHED: pb.SCRIPT_STATE_FINISHED,
+    ScriptState.STOPPED: pb.SCRIPT_STATE_STOPPED,
+    ScriptState.FAILED: pb.SCRIPT_STATE_FAILED,
+}
 _STOP_GRACE = 0.5
 """Seconds that calls in progress get when the service stops; none of them waits for anything."""
 
@@ -85,6 +96,13 @@ class _Servicer(pb_grpc.SimulatorServiceServicer):
             faults=[pb.Fault(name=fault.label, description=fault.value) for fault in Fault],
             armed=_armed(simulator),
             held_client_ids=sorted(simulator.held_client_ids),
+            muted_client_ids=sorted(simulator.muted_client_ids),
+            upstream_lost=simulator.upstream_lost,
+            startup_notices=[
+                pb.Notice(code=code, text=text) for code, text in simulator.startup_notices
+            ],
+            scripts=[_script(script) for script in simulator.scripts],
+            settings=_settings(simulator.settings),
             statistics=pb.Statistics(
                 accepts=counts.accepts,
                 max_handshakes=counts.max_handshakes,
@@ -92,6 +110,7 @@ class _Servicer(pb_grpc.SimulatorServiceServicer):
                 refused_client_ids=counts.refused_client_ids,
                 protocol_errors=counts.protocol_errors,
                 early_requests=counts.early_requests,
+                rejected_by_rate=counts.rejected_by_rate,
                 unknown_requests=sum(counts.unknown_requests.values()),
                 max_claims_per_client_id=max(counts.max_claims.values(), default=0),
             ),
@@ -129,13 +148,38 @@ class _Servicer(pb_grpc.SimulatorServiceServicer):
         self._simulator.clear()
         return pb.ClearFaultsResponse()
 
+    async def Configure(
+        self, request: pb.ConfigureRequest, context: _Context
+    ) -> pb.ConfigureResponse:
+        changes: dict[str, Any] = {
+            field.name: _seconds(value) if isinstance(value, Duration) else value
+            for field, value in request.ListFields()
+        }
+        for name in ("rate_limit", "read_only_id"):
+            if changes.get(name) == 0:
+                changes[name] = None
+        try:
+            settings = self._simulator.configure(**changes)
+        except ValueError as error:
+            await _invalid(context, str(error))
+        return pb.ConfigureResponse(settings=_settings(settings))
+
     async def DropClients(
         self, request: pb.DropClientsRequest, context: _Context
     ) -> pb.DropClientsResponse:
         client_id = await _client_id(request, context)
-        return pb.DropClientsResponse(
-            dropped=self._simulator.drop(reset=request.reset, client_id=client_id)
+        dropped = self._simulator.drop(
+            reset=request.reset, client_id=client_id, mid_message=request.mid_message
         )
+        return pb.DropClientsResponse(dropped=dropped)
+
+    async def ResetPort(
+        self, request: pb.ResetPortRequest, context: _Context
+    ) -> pb.ResetPortResponse:
+        try:
+            return pb.ResetPortResponse(told=self._simulator.reset_port(request.new_port))
+        except ValueError as error:
+            await _invalid(context, str(error))
 
     async def SendNotice(
         self, request: pb.SendNoticeRequest, context: _Context
@@ -145,18 +189,83 @@ class _Servicer(pb_grpc.SimulatorServiceServicer):
             await _invalid(
                 context, f"code is {request.code}; the Gateway's codes are above 0, such as 1100"
             )
-        if not 1 <= len(request.text) <= _MAX_TEXT:
+        if len(request.text) > _MAX_TEXT:
             await _invalid(
-                context, f"text has {len(request.text)} characters, not 1 to {_MAX_TEXT}"
+                context, f"text has {len(request.text)} characters, not at most {_MAX_TEXT}"
             )
         request_id = request.request_id if request.HasField("request_id") else NO_ID
-        sent = self._simulator.notify(
-            request.code, request.text, client_id=client_id, request_id=request_id
-        )
+        try:
+            sent = self._simulator.notify(
+                request.code, request.text or None, client_id=client_id, request_id=request_id
+            )
+        except ValueError as error:
+            await _invalid(context, str(error))
         return pb.SendNoticeResponse(sent=sent)
 
-    async def SetMute(self, request: pb.SetMuteRequest, _context: _Context) -> pb.SetMuteResponse:
-        self._simulator.mute(request.muted)
+    async def StartStorm(
+        self, request: pb.StartStormRequest, context: _Context
+    ) -> pb.StartStormResponse:
+        client_id = await _client_id(request, context)
+        try:
+            storm = Storm(
+                codes=tuple(request.codes),
+                count=request.count if request.HasField("count") else 1,
+                interval=_seconds(request.interval) if request.HasField("interval") else 1.0,
+                client_id=client_id,
+                request_id=request.request_id if request.HasField("request_id") else NO_ID,
+            )
+            script = self._simulator.start_storm(storm)
+        except ScriptRunningError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except ValueError as error:
+            await _invalid(context, str(error))
+        return pb.StartStormResponse(script=_script(script))
+
+    async def StartRestart(
+        self, request: pb.StartRestartRequest, context: _Context
+    ) -> pb.StartRestartResponse:
+        fields: dict[str, Any] = {
+            field.name: _seconds(value) if isinstance(value, Duration) else value
+            for field, value in request.ListFields()
+            if field.name != "fin"
+        }
+        try:
+            if request.first_fault:
+                fields["first_fault"] = Fault.from_label(request.first_fault)
+            script = self._simulator.start_restart(Restart(reset=not request.fin, **fields))
+        except ScriptRunningError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except ValueError as error:
+            await _invalid(context, str(error))
+        return pb.StartRestartResponse(script=_script(script))
+
+    async def StopScript(
+        self, request: pb.StopScriptRequest, context: _Context
+    ) -> pb.StopScriptResponse:
+        if request.name == "storm":
+            return pb.StopScriptResponse(stopped=await self._simulator.stop_storm())
+        if request.name != "restart":
+            await _invalid(context, f"name is {request.name!r}, neither 'restart' nor 'storm'")
+        try:
+            return pb.StopScriptResponse(stopped=await self._simulator.stop_restart())
+        except OSError as error:
+            await self._port_taken(context, error)
+
+    async def HoldClientId(
+        self, request: pb.HoldClientIdRequest, context: _Context
+    ) -> pb.HoldClientIdResponse:
+        try:
+            self._simulator.ghost(request.client_id, _seconds(request.duration))
+        except ValueError as error:
+            await _invalid(context, str(error))
+        return pb.HoldClientIdResponse()
+
+    async def SetMute(self, request: pb.SetMuteRequest, context: _Context) -> pb.SetMuteResponse:
+        client_id = await _client_id(request, context)
+        try:
+            self._simulator.mute(request.muted, client_id=client_id)
+        except ValueError as error:
+            await _invalid(context, str(error))
         return pb.SetMuteResponse()
 
     async def SetListening(
@@ -168,15 +277,18 @@ class _Servicer(pb_grpc.SimulatorServiceServicer):
         try:
             await self._simulator.start_listening()
         except OSError as error:
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, f"port {self._simulator.port} was taken: {error}"
-            )
+            await self._port_taken(context, error)
         return pb.SetListeningResponse()
 
+    async def _port_taken(self, context: _Context, error: OSError) -> NoReturn:
+        text = f"port {self._simulator.port} was taken: {error}"
+        await context.abort(grpc.StatusCode.UNAVAILABLE, text)
 
-async def _client_id(
-    request: pb.DropClientsRequest | pb.SendNoticeRequest, context: _Context
-) -> int | None:
+
+_ForSome = pb.DropClientsRequest | pb.SendNoticeRequest | pb.StartStormRequest | pb.SetMuteRequest
+
+
+async def _client_id(request: _ForSome, context: _Context) -> int | None:
     if not request.HasField("client_id"):
         return None
     if request.client_id < 0:
@@ -188,6 +300,32 @@ def _armed(simulator: SimulatedGateway) -> list[pb.ArmedFault]:
     return [
         pb.ArmedFault(name=item.fault.label, remaining=item.remaining) for item in simulator.armed
     ]
+
+
+def _script(script: Script) -> pb.Script:
+    return pb.Script(
+        name=script.name, state=_STATES[script.state], step=script.step, failure=script.failure
+    )
+
+
+def _settings(settings: SimulatorSettings) -> pb.Settings:
+    return pb.Settings(
+        rate_limit=settings.rate_limit or 0,
+        rate_violations=settings.rate_violations,
+        read_only=settings.read_only,
+        read_only_id=settings.read_only_id or 0,
+        hold_after_fin=_duration(settings.hold_after_fin),
+        hold_after_reset=_duration(settings.hold_after_reset),
+        hold_after_loss=_duration(settings.hold_after_loss),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
 
 
 async def _invalid(context: _Context, text: str) -> NoReturn:

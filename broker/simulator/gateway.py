@@ -340,7 +340,7 @@ class SimulatedGateway:
             if state.aftermath is not None:
                 script.step = f"up, {restart.first_fault.label}"
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(restart.first_seconds):
+                    async with asyncio.timeout(restart.first_duration):
                         await state.aftermath.over.wait()
         finally:
             state.aftermath = None

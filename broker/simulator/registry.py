@@ -81,7 +81,7 @@ class Registry:
         if not 0 <= client_id <= MAX_CLIENT_ID:
             raise ValueError(f"client_id is {client_id}, not 0 to {MAX_CLIENT_ID}")
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds is {seconds}, not a duration")
+            raise ValueError(f"the duration is {seconds} s, not 0 or more")
         held = self.held(now).keys()
         if client_id not in held and len(held) >= self.MAX_HELD:
             raise ValueError(f"{self.MAX_HELD} ids are held already")

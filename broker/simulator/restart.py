@@ -33,7 +33,7 @@ class Restart:
     """
     first_connections: int | None = None
     """It ends when so many connections have met it..."""
-    first_seconds: float | None = None
+    first_duration: float | None = None
     """...or so long after the port was opened, whichever is sooner."""
     ghosts: float = 0.0
     """For how long after the port was opened the ids that were connected before are in use."""
@@ -41,7 +41,7 @@ class Restart:
     """The nextValidId of every client id afterwards, even if lower than before; None keeps them."""
 
     def __post_init__(self) -> None:
-        check_durations(self, "notice_interval", "down", "first_seconds", "ghosts")
+        check_durations(self, "notice_interval", "down", "first_duration", "ghosts")
         if not 0 <= self.notices <= MAX_NOTICES:
             raise ValueError(f"notices is {self.notices}, not 0 to {MAX_NOTICES}")
         if self.first_connections is not None and not 1 <= self.first_connections <= 1_000_000:
@@ -52,7 +52,7 @@ class Restart:
     @property
     def has_first_fault(self) -> bool:
         """Whether the first connections afterwards suffer a fault."""
-        return self.first_connections is not None or self.first_seconds is not None
+        return self.first_connections is not None or self.first_duration is not None
 
 
 class Aftermath:

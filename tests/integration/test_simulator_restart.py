@@ -55,7 +55,7 @@ async def test_a_whole_night_from_1100_to_a_lower_next_valid_id(reset: bool, end
             )  # fmt: skip
             script = sim.start_restart(night)
             heard = await asyncio.gather(_codes_until_end(seven), _codes_until_end(eight))
-            assert heard == [(["1100", "1100"], end)] * 2
+            assert list(heard) == [(["1100", "1100"], end)] * 2
             assert (script.state, script.step) == (ScriptState.RUNNING, "down")
             assert await _meets(sim, 7) == "refused"
         await eventually(lambda: sim.listening)
@@ -72,7 +72,7 @@ async def test_a_whole_night_from_1100_to_a_lower_next_valid_id(reset: bool, end
 
 async def test_the_first_connections_can_be_named_no_account_for_some_time() -> None:
     async with SimulatedGateway(QUIET) as sim:
-        night = Restart(down=0, first_fault=Fault.EMPTY_ACCOUNTS, first_seconds=0.2)
+        night = Restart(down=0, first_fault=Fault.EMPTY_ACCOUNTS, first_duration=0.2)
         script = sim.start_restart(night)
         await eventually(lambda: script.step == "up, empty-accounts")
         assert [await _meets(sim, number) for number in range(3)] == ["no account"] * 3
@@ -130,7 +130,7 @@ async def test_a_second_restart_is_refused_while_one_runs() -> None:
 async def test_a_restart_cut_short_leaves_a_gateway_that_is_well() -> None:
     async with SimulatedGateway(QUIET) as sim, RawClient(sim.host, sim.port) as client:
         await client.ready(7)
-        script = sim.start_restart(Restart(down=0, first_seconds=60, ghosts=60))
+        script = sim.start_restart(Restart(down=0, first_duration=60, ghosts=60))
         await eventually(lambda: script.step == "up, paper-disclaimer")
         assert await _meets(sim, 7) == "326"
         assert await sim.stop_restart()
@@ -191,7 +191,7 @@ async def test_ib_async_lives_through_a_restart() -> None:
         ({"down": float("nan")}, "down is nan"),
         ({"ghosts": float("inf")}, "ghosts is inf"),
         ({"notice_interval": -0.1}, "notice_interval is -0.1"),
-        ({"first_seconds": -0.1}, "first_seconds is -0.1"),
+        ({"first_duration": -0.1}, "first_duration is -0.1"),
         ({"notices": 1001}, "notices is 1001"),
         ({"first_connections": 0}, "first_connections is 0"),
         ({"next_order_id": 0}, "next_order_id is 0"),

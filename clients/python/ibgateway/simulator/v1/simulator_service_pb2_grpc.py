@@ -36,15 +36,45 @@ class SimulatorServiceStub(object):
                 request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ClearFaultsRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ClearFaultsResponse.FromString,
                 )
+        self.Configure = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/Configure',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureResponse.FromString,
+                )
         self.DropClients = channel.unary_unary(
                 '/ibgateway.simulator.v1.SimulatorService/DropClients',
                 request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.DropClientsRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.DropClientsResponse.FromString,
                 )
+        self.ResetPort = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/ResetPort',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortResponse.FromString,
+                )
         self.SendNotice = channel.unary_unary(
                 '/ibgateway.simulator.v1.SimulatorService/SendNotice',
                 request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeResponse.FromString,
+                )
+        self.StartStorm = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/StartStorm',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormResponse.FromString,
+                )
+        self.StartRestart = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/StartRestart',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartResponse.FromString,
+                )
+        self.StopScript = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/StopScript',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptResponse.FromString,
+                )
+        self.HoldClientId = channel.unary_unary(
+                '/ibgateway.simulator.v1.SimulatorService/HoldClientId',
+                request_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdResponse.FromString,
                 )
         self.SetMute = channel.unary_unary(
                 '/ibgateway.simulator.v1.SimulatorService/SetMute',
@@ -92,6 +122,14 @@ class SimulatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Configure(self, request, context):
+        """Configure changes settings that may change while the simulator runs, and returns them all. What the request does
+        not name stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DropClients(self, request, context):
         """DropClients closes all connections, or one.
         """
@@ -99,8 +137,48 @@ class SimulatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetPort(self, request, context):
+        """ResetPort tells all ready clients that the port was changed (1300), then closes all connections with FIN. The
+        simulator stays on its port; SetListening closes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendNotice(self, request, context):
-        """SendNotice sends an error message to all ready clients, or to one.
+        """SendNotice sends an error message to all ready clients, or to one. What all are told of IB's servers and the farms
+        is remembered and told to clients that connect later: 2110 and the farms after startApi.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartStorm(self, request, context):
+        """StartStorm sends error messages over and over, in the background. FAILED_PRECONDITION while a storm is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRestart(self, request, context):
+        """StartRestart restarts as a Gateway does at night, in the background: notices, RST or FIN to all clients, the port
+        closed, then perhaps a fault for the first connections and ids that seem to be in use, then all is well. It ends a
+        mute, frees held ids and reaches IB's servers again. FAILED_PRECONDITION while a restart is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopScript(self, request, context):
+        """StopScript stops a storm where it is, or cuts a restart short: the port is open again and all is well. UNAVAILABLE
+        if the port was taken meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldClientId(self, request, context):
+        """HoldClientId lets a client id seem to be in use (326) for some time, even while no connection has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +186,8 @@ class SimulatorServiceServicer(object):
 
     def SetMute(self, request, context):
         """SetMute makes the simulator read without answering, or ends that. A handshake that meets a mute stays silent
-        for good, and requests that came meanwhile are never answered. Setting what is set does nothing.
+        for good, and requests that came meanwhile are never answered; ends that clients make are noticed. Setting what is
+        set does nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,15 +224,45 @@ def add_SimulatorServiceServicer_to_server(servicer, server):
                     request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ClearFaultsRequest.FromString,
                     response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ClearFaultsResponse.SerializeToString,
             ),
+            'Configure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Configure,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureResponse.SerializeToString,
+            ),
             'DropClients': grpc.unary_unary_rpc_method_handler(
                     servicer.DropClients,
                     request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.DropClientsRequest.FromString,
                     response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.DropClientsResponse.SerializeToString,
             ),
+            'ResetPort': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetPort,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortResponse.SerializeToString,
+            ),
             'SendNotice': grpc.unary_unary_rpc_method_handler(
                     servicer.SendNotice,
                     request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeRequest.FromString,
                     response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeResponse.SerializeToString,
+            ),
+            'StartStorm': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartStorm,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormResponse.SerializeToString,
+            ),
+            'StartRestart': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRestart,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartResponse.SerializeToString,
+            ),
+            'StopScript': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopScript,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptResponse.SerializeToString,
+            ),
+            'HoldClientId': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldClientId,
+                    request_deserializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdRequest.FromString,
+                    response_serializer=ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdResponse.SerializeToString,
             ),
             'SetMute': grpc.unary_unary_rpc_method_handler(
                     servicer.SetMute,
@@ -246,6 +355,23 @@ class SimulatorService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def Configure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/Configure',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ConfigureResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def DropClients(request,
             target,
             options=(),
@@ -263,6 +389,23 @@ class SimulatorService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def ResetPort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/ResetPort',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.ResetPortResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def SendNotice(request,
             target,
             options=(),
@@ -276,6 +419,74 @@ class SimulatorService(object):
         return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/SendNotice',
             ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeRequest.SerializeToString,
             ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.SendNoticeResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StartStorm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/StartStorm',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartStormResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StartRestart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/StartRestart',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StartRestartResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StopScript(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/StopScript',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.StopScriptResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def HoldClientId(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.simulator.v1.SimulatorService/HoldClientId',
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdRequest.SerializeToString,
+            ibgateway_dot_simulator_dot_v1_dot_simulator__service__pb2.HoldClientIdResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -49,24 +49,72 @@ class SimulatorServiceStub:
     ]
     """ClearFaults disarms all faults; connections that suffer one keep it."""
 
+    Configure: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.ConfigureRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.ConfigureResponse,
+    ]
+    """Configure changes settings that may change while the simulator runs, and returns them all. What the request does
+    not name stays as it is.
+    """
+
     DropClients: grpc.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.DropClientsRequest,
         ibgateway.simulator.v1.simulator_service_pb2.DropClientsResponse,
     ]
     """DropClients closes all connections, or one."""
 
+    ResetPort: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.ResetPortRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.ResetPortResponse,
+    ]
+    """ResetPort tells all ready clients that the port was changed (1300), then closes all connections with FIN. The
+    simulator stays on its port; SetListening closes it.
+    """
+
     SendNotice: grpc.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.SendNoticeRequest,
         ibgateway.simulator.v1.simulator_service_pb2.SendNoticeResponse,
     ]
-    """SendNotice sends an error message to all ready clients, or to one."""
+    """SendNotice sends an error message to all ready clients, or to one. What all are told of IB's servers and the farms
+    is remembered and told to clients that connect later: 2110 and the farms after startApi.
+    """
+
+    StartStorm: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StartStormRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StartStormResponse,
+    ]
+    """StartStorm sends error messages over and over, in the background. FAILED_PRECONDITION while a storm is under way."""
+
+    StartRestart: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StartRestartRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StartRestartResponse,
+    ]
+    """StartRestart restarts as a Gateway does at night, in the background: notices, RST or FIN to all clients, the port
+    closed, then perhaps a fault for the first connections and ids that seem to be in use, then all is well. It ends a
+    mute, frees held ids and reaches IB's servers again. FAILED_PRECONDITION while a restart is under way.
+    """
+
+    StopScript: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StopScriptRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StopScriptResponse,
+    ]
+    """StopScript stops a storm where it is, or cuts a restart short: the port is open again and all is well. UNAVAILABLE
+    if the port was taken meanwhile.
+    """
+
+    HoldClientId: grpc.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdResponse,
+    ]
+    """HoldClientId lets a client id seem to be in use (326) for some time, even while no connection has it."""
 
     SetMute: grpc.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.SetMuteRequest,
         ibgateway.simulator.v1.simulator_service_pb2.SetMuteResponse,
     ]
     """SetMute makes the simulator read without answering, or ends that. A handshake that meets a mute stays silent
-    for good, and requests that came meanwhile are never answered. Setting what is set does nothing.
+    for good, and requests that came meanwhile are never answered; ends that clients make are noticed. Setting what is
+    set does nothing.
     """
 
     SetListening: grpc.UnaryUnaryMultiCallable[
@@ -108,24 +156,72 @@ class SimulatorServiceAsyncStub:
     ]
     """ClearFaults disarms all faults; connections that suffer one keep it."""
 
+    Configure: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.ConfigureRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.ConfigureResponse,
+    ]
+    """Configure changes settings that may change while the simulator runs, and returns them all. What the request does
+    not name stays as it is.
+    """
+
     DropClients: grpc.aio.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.DropClientsRequest,
         ibgateway.simulator.v1.simulator_service_pb2.DropClientsResponse,
     ]
     """DropClients closes all connections, or one."""
 
+    ResetPort: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.ResetPortRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.ResetPortResponse,
+    ]
+    """ResetPort tells all ready clients that the port was changed (1300), then closes all connections with FIN. The
+    simulator stays on its port; SetListening closes it.
+    """
+
     SendNotice: grpc.aio.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.SendNoticeRequest,
         ibgateway.simulator.v1.simulator_service_pb2.SendNoticeResponse,
     ]
-    """SendNotice sends an error message to all ready clients, or to one."""
+    """SendNotice sends an error message to all ready clients, or to one. What all are told of IB's servers and the farms
+    is remembered and told to clients that connect later: 2110 and the farms after startApi.
+    """
+
+    StartStorm: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StartStormRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StartStormResponse,
+    ]
+    """StartStorm sends error messages over and over, in the background. FAILED_PRECONDITION while a storm is under way."""
+
+    StartRestart: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StartRestartRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StartRestartResponse,
+    ]
+    """StartRestart restarts as a Gateway does at night, in the background: notices, RST or FIN to all clients, the port
+    closed, then perhaps a fault for the first connections and ids that seem to be in use, then all is well. It ends a
+    mute, frees held ids and reaches IB's servers again. FAILED_PRECONDITION while a restart is under way.
+    """
+
+    StopScript: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.StopScriptRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.StopScriptResponse,
+    ]
+    """StopScript stops a storm where it is, or cuts a restart short: the port is open again and all is well. UNAVAILABLE
+    if the port was taken meanwhile.
+    """
+
+    HoldClientId: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdRequest,
+        ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdResponse,
+    ]
+    """HoldClientId lets a client id seem to be in use (326) for some time, even while no connection has it."""
 
     SetMute: grpc.aio.UnaryUnaryMultiCallable[
         ibgateway.simulator.v1.simulator_service_pb2.SetMuteRequest,
         ibgateway.simulator.v1.simulator_service_pb2.SetMuteResponse,
     ]
     """SetMute makes the simulator read without answering, or ends that. A handshake that meets a mute stays silent
-    for good, and requests that came meanwhile are never answered. Setting what is set does nothing.
+    for good, and requests that came meanwhile are never answered; ends that clients make are noticed. Setting what is
+    set does nothing.
     """
 
     SetListening: grpc.aio.UnaryUnaryMultiCallable[
@@ -176,6 +272,16 @@ class SimulatorServiceServicer(metaclass=abc.ABCMeta):
         """ClearFaults disarms all faults; connections that suffer one keep it."""
 
     @abc.abstractmethod
+    def Configure(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.ConfigureRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.ConfigureResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.ConfigureResponse]]:
+        """Configure changes settings that may change while the simulator runs, and returns them all. What the request does
+        not name stays as it is.
+        """
+
+    @abc.abstractmethod
     def DropClients(
         self,
         request: ibgateway.simulator.v1.simulator_service_pb2.DropClientsRequest,
@@ -184,12 +290,61 @@ class SimulatorServiceServicer(metaclass=abc.ABCMeta):
         """DropClients closes all connections, or one."""
 
     @abc.abstractmethod
+    def ResetPort(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.ResetPortRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.ResetPortResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.ResetPortResponse]]:
+        """ResetPort tells all ready clients that the port was changed (1300), then closes all connections with FIN. The
+        simulator stays on its port; SetListening closes it.
+        """
+
+    @abc.abstractmethod
     def SendNotice(
         self,
         request: ibgateway.simulator.v1.simulator_service_pb2.SendNoticeRequest,
         context: _ServicerContext,
     ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.SendNoticeResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.SendNoticeResponse]]:
-        """SendNotice sends an error message to all ready clients, or to one."""
+        """SendNotice sends an error message to all ready clients, or to one. What all are told of IB's servers and the farms
+        is remembered and told to clients that connect later: 2110 and the farms after startApi.
+        """
+
+    @abc.abstractmethod
+    def StartStorm(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.StartStormRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.StartStormResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.StartStormResponse]]:
+        """StartStorm sends error messages over and over, in the background. FAILED_PRECONDITION while a storm is under way."""
+
+    @abc.abstractmethod
+    def StartRestart(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.StartRestartRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.StartRestartResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.StartRestartResponse]]:
+        """StartRestart restarts as a Gateway does at night, in the background: notices, RST or FIN to all clients, the port
+        closed, then perhaps a fault for the first connections and ids that seem to be in use, then all is well. It ends a
+        mute, frees held ids and reaches IB's servers again. FAILED_PRECONDITION while a restart is under way.
+        """
+
+    @abc.abstractmethod
+    def StopScript(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.StopScriptRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.StopScriptResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.StopScriptResponse]]:
+        """StopScript stops a storm where it is, or cuts a restart short: the port is open again and all is well. UNAVAILABLE
+        if the port was taken meanwhile.
+        """
+
+    @abc.abstractmethod
+    def HoldClientId(
+        self,
+        request: ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.HoldClientIdResponse]]:
+        """HoldClientId lets a client id seem to be in use (326) for some time, even while no connection has it."""
 
     @abc.abstractmethod
     def SetMute(
@@ -198,7 +353,8 @@ class SimulatorServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ibgateway.simulator.v1.simulator_service_pb2.SetMuteResponse, collections.abc.Awaitable[ibgateway.simulator.v1.simulator_service_pb2.SetMuteResponse]]:
         """SetMute makes the simulator read without answering, or ends that. A handshake that meets a mute stays silent
-        for good, and requests that came meanwhile are never answered. Setting what is set does nothing.
+        for good, and requests that came meanwhile are never answered; ends that clients make are noticed. Setting what is
+        set does nothing.
         """
 
     @abc.abstractmethod
