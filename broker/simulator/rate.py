@@ -1,6 +1,5 @@
 """How many messages a client may send, without I/O; time is an argument, in seconds."""
 
-from collections import deque
 from enum import Enum
 
 
@@ -13,22 +12,23 @@ class Verdict(Enum):
 
 
 class RateLimit:
-    """The messages of one client in the last second."""
+    """A bucket of `limit` messages that fills in a second: so many at once, and so many a second.
+
+    A client that paces itself, as ib_async does, is never rejected because a message was late.
+    """
 
     def __init__(self) -> None:
-        self._accepted: deque[float] = deque()
-        self._told = float("-inf")
+        self._left: float | None = None
+        self._counted = self._told = float("-inf")
         self.violations = 0
         """How often the client was to be told."""
 
     def judge(self, now: float, limit: int) -> Verdict:
-        """Count a message."""
-        while self._accepted and (
-            now - self._accepted[0] >= 1 or len(self._accepted) > limit  # it was lowered
-        ):
-            self._accepted.popleft()
-        if len(self._accepted) < limit:
-            self._accepted.append(now)
+        """Count a message; `limit` may change from one to the next."""
+        filled = limit if self._left is None else self._left + (now - self._counted) * limit
+        self._counted, self._left = now, min(float(limit), filled)
+        if self._left >= 1:
+            self._left -= 1
             return Verdict.ACCEPTED
         if now - self._told < 1:
             return Verdict.REJECTED

@@ -74,8 +74,8 @@ class SimulatorSettings:
     10.45 does.
     """
     rate_limit: int | None = 50
-    """The messages that a client may send in a second; more are rejected with error 100. None: any
-    number, as for a client that connects with +PACEAPI.
+    """The messages that a client may send at once, and in each second after that; more are rejected
+    with error 100. None: any number, as for a client that connects with +PACEAPI.
     """
     rate_violations: int = 3
     """At which error 100, of which there is one a second at most, the client is closed with FIN.
