@@ -70,6 +70,22 @@ def simulate(
             " Repeat to make a queue.",
         ),
     ] = None,
+    read_only: Annotated[
+        bool,
+        typer.Option("--read-only", help="Refuse orders with error 321, as a read-only API does."),
+    ] = False,
+    rate_limit: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Messages a second that a client may send; 0 is any number."
+        ),
+    ] = SimulatorSettings().rate_limit or 0,
+    hold_after_reset: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="How long a client id stays in use after its client was reset."
+        ),
+    ] = SimulatorSettings().hold_after_reset,
     list_faults: Annotated[
         bool,
         typer.Option(
@@ -88,8 +104,13 @@ def simulate(
 
     Faults while it runs go through the control service, for example with grpcurl:
 
-    grpcurl -plaintext -d '{"code": 1100, "text": "Connectivity lost"}' 127.0.0.1:50052
+    grpcurl -plaintext -d '{"code": 1100}' 127.0.0.1:50052
     ibgateway.simulator.v1.SimulatorService/SendNotice
+
+    A nightly restart, a minute long, is one call too:
+
+    grpcurl -plaintext -d '{"down": "60s"}' 127.0.0.1:50052
+    ibgateway.simulator.v1.SimulatorService/StartRestart
 
     It runs until SIGINT (Ctrl-C) or SIGTERM. Exit codes: 0 stopped, 1 cannot listen, 2 bad input.
     """
@@ -100,7 +121,13 @@ def simulate(
     accounts = tuple(account or SimulatorSettings().accounts)
     try:
         settings = SimulatorSettings(
-            host=where.host, port=where.port, server_version=server_version, accounts=accounts
+            host=where.host,
+            port=where.port,
+            server_version=server_version,
+            accounts=accounts,
+            rate_limit=rate_limit or None,
+            read_only=read_only,
+            hold_after_reset=hold_after_reset,
         )
         _armed(SimulatedGateway(settings), faults)  # refuses what cannot be before anything listens
     except ValueError as error:
