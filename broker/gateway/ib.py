@@ -28,8 +28,8 @@ ACCOUNTS_GRACE: Final = 5.0
 """Seconds after nextValidId for which an empty account list may be followed by another one."""
 
 _LINGER: Final = 0.2
-"""Seconds that a failed attempt waits for the peer's FIN after its own, so that what the peer
-still sends is read and no RST answers it."""
+"""Seconds that an attempt which failed or was given up waits for the peer's FIN after its own, so
+that what the peer still sends is read and no RST answers it."""
 
 _SETTLE: Final = 0.05
 """Seconds, many turns of the event loop, for the end of a closed socket to be reported."""
@@ -256,14 +256,17 @@ class _Handshake(Client):
             await asyncio.wait({self.conn.ended}, timeout=_SETTLE)
 
     async def abandon(self, dial: asyncio.Task[None]) -> None:
-        """End everything that the attempt made, at once, even if it is cancelled again."""
+        """End everything that the attempt made, even if it is cancelled again.
+
+        With FIN, if the Gateway answers it soon: after a reset it may hold the client id.
+        """
         self._stop()
         try:
             # The socket first: uvloop never reports the end of one that a cancelled dial closed.
             if self._link is not None:
-                await self._link.abort()
+                await self._link.close()
             else:
-                await self.end(0)
+                await self.end(_LINGER)
         finally:
             dial.cancel()
         await _stopped(dial)

@@ -305,12 +305,6 @@ class TcpLink(asyncio.Protocol):
         self._stop_timer()
         await end(self._transport, self._ended, CLOSE_TIMEOUT)
 
-    async def abort(self) -> None:
-        """End the socket without ceremony, and return when it has ended."""
-        self._closing = True
-        self._stop_timer()
-        await end(self._transport, self._ended, 0)
-
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
         self._last_received = self._loop.time()
