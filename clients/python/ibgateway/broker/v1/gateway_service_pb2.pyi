@@ -27,3 +27,43 @@ class GetGatewayResponse(_message.Message):
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     gateway: _gateway_pb2.Gateway
     def __init__(self, gateway: _Optional[_Union[_gateway_pb2.Gateway, _Mapping]] = ...) -> None: ...
+
+class DrainGatewayRequest(_message.Message):
+    __slots__ = ("gateway_id", "reason", "close_sessions")
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    reason: str
+    close_sessions: bool
+    def __init__(self, gateway_id: _Optional[str] = ..., reason: _Optional[str] = ..., close_sessions: bool = ...) -> None: ...
+
+class DrainGatewayResponse(_message.Message):
+    __slots__ = ("gateway",)
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    gateway: _gateway_pb2.Gateway
+    def __init__(self, gateway: _Optional[_Union[_gateway_pb2.Gateway, _Mapping]] = ...) -> None: ...
+
+class ResumeGatewayRequest(_message.Message):
+    __slots__ = ("gateway_id",)
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    def __init__(self, gateway_id: _Optional[str] = ...) -> None: ...
+
+class ResumeGatewayResponse(_message.Message):
+    __slots__ = ("gateway",)
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    gateway: _gateway_pb2.Gateway
+    def __init__(self, gateway: _Optional[_Union[_gateway_pb2.Gateway, _Mapping]] = ...) -> None: ...
+
+class ResetCircuitBreakerRequest(_message.Message):
+    __slots__ = ("gateway_id",)
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    def __init__(self, gateway_id: _Optional[str] = ...) -> None: ...
+
+class ResetCircuitBreakerResponse(_message.Message):
+    __slots__ = ("gateway",)
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    gateway: _gateway_pb2.Gateway
+    def __init__(self, gateway: _Optional[_Union[_gateway_pb2.Gateway, _Mapping]] = ...) -> None: ...

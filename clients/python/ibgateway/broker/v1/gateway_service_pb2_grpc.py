@@ -6,7 +6,7 @@ from ibgateway.broker.v1 import gateway_service_pb2 as ibgateway_dot_broker_dot_
 
 
 class GatewayServiceStub(object):
-    """GatewayService tells of the configured gateways.
+    """GatewayService tells of the configured gateways, and lets operators decide about them.
     """
 
     def __init__(self, channel):
@@ -25,10 +25,25 @@ class GatewayServiceStub(object):
                 request_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayResponse.FromString,
                 )
+        self.DrainGateway = channel.unary_unary(
+                '/ibgateway.broker.v1.GatewayService/DrainGateway',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayResponse.FromString,
+                )
+        self.ResumeGateway = channel.unary_unary(
+                '/ibgateway.broker.v1.GatewayService/ResumeGateway',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayResponse.FromString,
+                )
+        self.ResetCircuitBreaker = channel.unary_unary(
+                '/ibgateway.broker.v1.GatewayService/ResetCircuitBreaker',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerResponse.FromString,
+                )
 
 
 class GatewayServiceServicer(object):
-    """GatewayService tells of the configured gateways.
+    """GatewayService tells of the configured gateways, and lets operators decide about them.
     """
 
     def ListGateways(self, request, context):
@@ -47,6 +62,38 @@ class GatewayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainGateway(self, request, context):
+        """DrainGateway takes a gateway out of use, also over a restart of the broker: opens are refused
+        with GATEWAY_DRAINING, sessions that are CONNECTED stay, those that are CONNECTING may finish,
+        and one that loses its link waits in RECONNECTING without dialling. Draining again changes the
+        reason.
+
+        Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT, UNAVAILABLE (STORE_UNAVAILABLE:
+        nothing was changed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeGateway(self, request, context):
+        """ResumeGateway puts it into use again; sessions that wait dial at once. It is no error if the
+        gateway is not drained.
+
+        Errors: as DrainGateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetCircuitBreaker(self, request, context):
+        """ResetCircuitBreaker closes the circuit and lets whoever waits for the gateway try at once.
+
+        Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +107,21 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayRequest.FromString,
                     response_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayResponse.SerializeToString,
             ),
+            'DrainGateway': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainGateway,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayResponse.SerializeToString,
+            ),
+            'ResumeGateway': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeGateway,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayResponse.SerializeToString,
+            ),
+            'ResetCircuitBreaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetCircuitBreaker,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ibgateway.broker.v1.GatewayService', rpc_method_handlers)
@@ -68,7 +130,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService(object):
-    """GatewayService tells of the configured gateways.
+    """GatewayService tells of the configured gateways, and lets operators decide about them.
     """
 
     @staticmethod
@@ -102,5 +164,56 @@ class GatewayService(object):
         return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.GatewayService/GetGateway',
             ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayRequest.SerializeToString,
             ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.GetGatewayResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DrainGateway(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.GatewayService/DrainGateway',
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.DrainGatewayResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ResumeGateway(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.GatewayService/ResumeGateway',
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResumeGatewayResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ResetCircuitBreaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.GatewayService/ResetCircuitBreaker',
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_gateway__service__pb2.ResetCircuitBreakerResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

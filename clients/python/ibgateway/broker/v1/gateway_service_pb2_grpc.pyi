@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class GatewayServiceStub:
-    """GatewayService tells of the configured gateways."""
+    """GatewayService tells of the configured gateways, and lets operators decide about them."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     ListGateways: grpc.UnaryUnaryMultiCallable[
@@ -36,8 +36,40 @@ class GatewayServiceStub:
     Errors: NOT_FOUND (GATEWAY_NOT_FOUND).
     """
 
+    DrainGateway: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.DrainGatewayRequest,
+        ibgateway.broker.v1.gateway_service_pb2.DrainGatewayResponse,
+    ]
+    """DrainGateway takes a gateway out of use, also over a restart of the broker: opens are refused
+    with GATEWAY_DRAINING, sessions that are CONNECTED stay, those that are CONNECTING may finish,
+    and one that loses its link waits in RECONNECTING without dialling. Draining again changes the
+    reason.
+
+    Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT, UNAVAILABLE (STORE_UNAVAILABLE:
+    nothing was changed).
+    """
+
+    ResumeGateway: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayRequest,
+        ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayResponse,
+    ]
+    """ResumeGateway puts it into use again; sessions that wait dial at once. It is no error if the
+    gateway is not drained.
+
+    Errors: as DrainGateway.
+    """
+
+    ResetCircuitBreaker: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerRequest,
+        ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerResponse,
+    ]
+    """ResetCircuitBreaker closes the circuit and lets whoever waits for the gateway try at once.
+
+    Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT.
+    """
+
 class GatewayServiceAsyncStub:
-    """GatewayService tells of the configured gateways."""
+    """GatewayService tells of the configured gateways, and lets operators decide about them."""
 
     ListGateways: grpc.aio.UnaryUnaryMultiCallable[
         ibgateway.broker.v1.gateway_service_pb2.ListGatewaysRequest,
@@ -54,8 +86,40 @@ class GatewayServiceAsyncStub:
     Errors: NOT_FOUND (GATEWAY_NOT_FOUND).
     """
 
+    DrainGateway: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.DrainGatewayRequest,
+        ibgateway.broker.v1.gateway_service_pb2.DrainGatewayResponse,
+    ]
+    """DrainGateway takes a gateway out of use, also over a restart of the broker: opens are refused
+    with GATEWAY_DRAINING, sessions that are CONNECTED stay, those that are CONNECTING may finish,
+    and one that loses its link waits in RECONNECTING without dialling. Draining again changes the
+    reason.
+
+    Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT, UNAVAILABLE (STORE_UNAVAILABLE:
+    nothing was changed).
+    """
+
+    ResumeGateway: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayRequest,
+        ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayResponse,
+    ]
+    """ResumeGateway puts it into use again; sessions that wait dial at once. It is no error if the
+    gateway is not drained.
+
+    Errors: as DrainGateway.
+    """
+
+    ResetCircuitBreaker: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerRequest,
+        ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerResponse,
+    ]
+    """ResetCircuitBreaker closes the circuit and lets whoever waits for the gateway try at once.
+
+    Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT.
+    """
+
 class GatewayServiceServicer(metaclass=abc.ABCMeta):
-    """GatewayService tells of the configured gateways."""
+    """GatewayService tells of the configured gateways, and lets operators decide about them."""
 
     @abc.abstractmethod
     def ListGateways(
@@ -74,6 +138,44 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         """GetGateway returns one.
 
         Errors: NOT_FOUND (GATEWAY_NOT_FOUND).
+        """
+
+    @abc.abstractmethod
+    def DrainGateway(
+        self,
+        request: ibgateway.broker.v1.gateway_service_pb2.DrainGatewayRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.gateway_service_pb2.DrainGatewayResponse, collections.abc.Awaitable[ibgateway.broker.v1.gateway_service_pb2.DrainGatewayResponse]]:
+        """DrainGateway takes a gateway out of use, also over a restart of the broker: opens are refused
+        with GATEWAY_DRAINING, sessions that are CONNECTED stay, those that are CONNECTING may finish,
+        and one that loses its link waits in RECONNECTING without dialling. Draining again changes the
+        reason.
+
+        Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT, UNAVAILABLE (STORE_UNAVAILABLE:
+        nothing was changed).
+        """
+
+    @abc.abstractmethod
+    def ResumeGateway(
+        self,
+        request: ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayResponse, collections.abc.Awaitable[ibgateway.broker.v1.gateway_service_pb2.ResumeGatewayResponse]]:
+        """ResumeGateway puts it into use again; sessions that wait dial at once. It is no error if the
+        gateway is not drained.
+
+        Errors: as DrainGateway.
+        """
+
+    @abc.abstractmethod
+    def ResetCircuitBreaker(
+        self,
+        request: ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerResponse, collections.abc.Awaitable[ibgateway.broker.v1.gateway_service_pb2.ResetCircuitBreakerResponse]]:
+        """ResetCircuitBreaker closes the circuit and lets whoever waits for the gateway try at once.
+
+        Errors: NOT_FOUND (GATEWAY_NOT_FOUND), INVALID_ARGUMENT.
         """
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -19,7 +19,7 @@ from ibgateway.broker.v1 import session_pb2 as ibgateway_dot_broker_dot_v1_dot_s
 from ibgateway.broker.v1 import session_event_pb2 as ibgateway_dot_broker_dot_v1_dot_session__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ibgateway/broker/v1/session_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\x1a!ibgateway/broker/v1/session.proto\x1a\'ibgateway/broker/v1/session_event.proto\"\x9e\x03\n\x12OpenSessionRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x16\n\tclient_id\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12=\n\x10\x63lient_id_policy\x18\x03 \x01(\x0e\x32#.ibgateway.broker.v1.ClientIdPolicy\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x0cmax_attempts\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x43\n\x06labels\x18\n \x03(\x0b\x32\x33.ibgateway.broker.v1.OpenSessionRequest.LabelsEntry\x12\x1a\n\x12return_immediately\x18\x0b \x01(\x08\x12\x15\n\rvalidate_only\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_client_idB\x0f\n\r_max_attempts\"U\n\x13OpenSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"E\n\x14\x43loseSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x12GetSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\"\xb3\x02\n\x13ListSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x44\n\x06labels\x18\x04 \x03(\x0b\x32\x34.ibgateway.broker.v1.ListSessionsRequest.LabelsEntry\x12\x31\n\x06states\x18\x05 \x03(\x0e\x32!.ibgateway.broker.v1.SessionState\x12\x15\n\rinclude_final\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x14ListSessionsResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.ibgateway.broker.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14VerifySessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xe6\x01\n\x15VerifySessionResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12*\n\x07latency\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailure\"\xa4\x02\n\x14WatchSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x45\n\x06labels\x18\x04 \x03(\x0b\x32\x35.ibgateway.broker.v1.WatchSessionsRequest.LabelsEntry\x12\x31\n\x06states\x18\x05 \x03(\x0e\x32!.ibgateway.broker.v1.SessionState\x12\x15\n\rinclude_final\x18\x06 \x01(\x08\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x12\n\x10SnapshotComplete\"\n\n\x08\x42ookmark\"0\n\x05Reset\x12\x17\n\x0foldest_revision\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x08\x44raining\x12-\n\tstop_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x03\n\x15WatchSessionsResponse\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1c.ibgateway.broker.v1.SessionH\x00\x12\x42\n\x11snapshot_complete\x18\x04 \x01(\x0b\x32%.ibgateway.broker.v1.SnapshotCompleteH\x00\x12\x32\n\x05\x65vent\x18\x05 \x01(\x0b\x32!.ibgateway.broker.v1.SessionEventH\x00\x12\x31\n\x08\x62ookmark\x18\x06 \x01(\x0b\x32\x1d.ibgateway.broker.v1.BookmarkH\x00\x12+\n\x05reset\x18\x07 \x01(\x0b\x32\x1a.ibgateway.broker.v1.ResetH\x00\x12\x31\n\x08\x64raining\x18\x08 \x01(\x0b\x32\x1d.ibgateway.broker.v1.DrainingH\x00\x42\t\n\x07message*n\n\x0e\x43lientIdPolicy\x12 \n\x1c\x43LIENT_ID_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43LIENT_ID_POLICY_INCREMENT\x10\x01\x12\x1a\n\x16\x43LIENT_ID_POLICY_EXACT\x10\x02\x32\xed\x04\n\x0eSessionService\x12`\n\x0bOpenSession\x12\'.ibgateway.broker.v1.OpenSessionRequest\x1a(.ibgateway.broker.v1.OpenSessionResponse\x12\x63\n\x0c\x43loseSession\x12(.ibgateway.broker.v1.CloseSessionRequest\x1a).ibgateway.broker.v1.CloseSessionResponse\x12]\n\nGetSession\x12&.ibgateway.broker.v1.GetSessionRequest\x1a\'.ibgateway.broker.v1.GetSessionResponse\x12\x63\n\x0cListSessions\x12(.ibgateway.broker.v1.ListSessionsRequest\x1a).ibgateway.broker.v1.ListSessionsResponse\x12\x66\n\rVerifySession\x12).ibgateway.broker.v1.VerifySessionRequest\x1a*.ibgateway.broker.v1.VerifySessionResponse\x12h\n\rWatchSessions\x12).ibgateway.broker.v1.WatchSessionsRequest\x1a*.ibgateway.broker.v1.WatchSessionsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ibgateway/broker/v1/session_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\x1a!ibgateway/broker/v1/session.proto\x1a\'ibgateway/broker/v1/session_event.proto\"\xde\x03\n\x12OpenSessionRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x16\n\tclient_id\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12=\n\x10\x63lient_id_policy\x18\x03 \x01(\x0e\x32#.ibgateway.broker.v1.ClientIdPolicy\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x0cmax_attempts\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12#\n\x16reconnect_max_attempts\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x43\n\x06labels\x18\n \x03(\x0b\x32\x33.ibgateway.broker.v1.OpenSessionRequest.LabelsEntry\x12\x1a\n\x12return_immediately\x18\x0b \x01(\x08\x12\x15\n\rvalidate_only\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_client_idB\x0f\n\r_max_attemptsB\x19\n\x17_reconnect_max_attempts\"U\n\x13OpenSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"E\n\x14\x43loseSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x12GetSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\"\xb3\x02\n\x13ListSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x44\n\x06labels\x18\x04 \x03(\x0b\x32\x34.ibgateway.broker.v1.ListSessionsRequest.LabelsEntry\x12\x31\n\x06states\x18\x05 \x03(\x0e\x32!.ibgateway.broker.v1.SessionState\x12\x15\n\rinclude_final\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x14ListSessionsResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.ibgateway.broker.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14VerifySessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xe6\x01\n\x15VerifySessionResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12*\n\x07latency\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailure\"@\n\x16\x41\x63knowledgeDataRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\"H\n\x17\x41\x63knowledgeDataResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\"\xa4\x02\n\x14WatchSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x45\n\x06labels\x18\x04 \x03(\x0b\x32\x35.ibgateway.broker.v1.WatchSessionsRequest.LabelsEntry\x12\x31\n\x06states\x18\x05 \x03(\x0e\x32!.ibgateway.broker.v1.SessionState\x12\x15\n\rinclude_final\x18\x06 \x01(\x08\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x12\n\x10SnapshotComplete\"\n\n\x08\x42ookmark\"0\n\x05Reset\x12\x17\n\x0foldest_revision\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x08\x44raining\x12-\n\tstop_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x03\n\x15WatchSessionsResponse\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1c.ibgateway.broker.v1.SessionH\x00\x12\x42\n\x11snapshot_complete\x18\x04 \x01(\x0b\x32%.ibgateway.broker.v1.SnapshotCompleteH\x00\x12\x32\n\x05\x65vent\x18\x05 \x01(\x0b\x32!.ibgateway.broker.v1.SessionEventH\x00\x12\x31\n\x08\x62ookmark\x18\x06 \x01(\x0b\x32\x1d.ibgateway.broker.v1.BookmarkH\x00\x12+\n\x05reset\x18\x07 \x01(\x0b\x32\x1a.ibgateway.broker.v1.ResetH\x00\x12\x31\n\x08\x64raining\x18\x08 \x01(\x0b\x32\x1d.ibgateway.broker.v1.DrainingH\x00\x42\t\n\x07message*n\n\x0e\x43lientIdPolicy\x12 \n\x1c\x43LIENT_ID_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43LIENT_ID_POLICY_INCREMENT\x10\x01\x12\x1a\n\x16\x43LIENT_ID_POLICY_EXACT\x10\x02\x32\xdb\x05\n\x0eSessionService\x12`\n\x0bOpenSession\x12\'.ibgateway.broker.v1.OpenSessionRequest\x1a(.ibgateway.broker.v1.OpenSessionResponse\x12\x63\n\x0c\x43loseSession\x12(.ibgateway.broker.v1.CloseSessionRequest\x1a).ibgateway.broker.v1.CloseSessionResponse\x12]\n\nGetSession\x12&.ibgateway.broker.v1.GetSessionRequest\x1a\'.ibgateway.broker.v1.GetSessionResponse\x12\x63\n\x0cListSessions\x12(.ibgateway.broker.v1.ListSessionsRequest\x1a).ibgateway.broker.v1.ListSessionsResponse\x12\x66\n\rVerifySession\x12).ibgateway.broker.v1.VerifySessionRequest\x1a*.ibgateway.broker.v1.VerifySessionResponse\x12l\n\x0f\x41\x63knowledgeData\x12+.ibgateway.broker.v1.AcknowledgeDataRequest\x1a,.ibgateway.broker.v1.AcknowledgeDataResponse\x12h\n\rWatchSessions\x12).ibgateway.broker.v1.WatchSessionsRequest\x1a*.ibgateway.broker.v1.WatchSessionsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,46 +32,50 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._options = None
   _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_CLIENTIDPOLICY']._serialized_start=2498
-  _globals['_CLIENTIDPOLICY']._serialized_end=2608
+  _globals['_CLIENTIDPOLICY']._serialized_start=2702
+  _globals['_CLIENTIDPOLICY']._serialized_end=2812
   _globals['_OPENSESSIONREQUEST']._serialized_start=241
-  _globals['_OPENSESSIONREQUEST']._serialized_end=655
-  _globals['_OPENSESSIONREQUEST_LABELSENTRY']._serialized_start=579
-  _globals['_OPENSESSIONREQUEST_LABELSENTRY']._serialized_end=624
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=657
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=742
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=744
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=801
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=803
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=872
-  _globals['_GETSESSIONREQUEST']._serialized_start=874
-  _globals['_GETSESSIONREQUEST']._serialized_end=913
-  _globals['_GETSESSIONRESPONSE']._serialized_start=915
-  _globals['_GETSESSIONRESPONSE']._serialized_end=982
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=985
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1292
-  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_start=579
-  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_end=624
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1294
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1389
-  _globals['_VERIFYSESSIONREQUEST']._serialized_start=1391
-  _globals['_VERIFYSESSIONREQUEST']._serialized_end=1433
-  _globals['_VERIFYSESSIONRESPONSE']._serialized_start=1436
-  _globals['_VERIFYSESSIONRESPONSE']._serialized_end=1666
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1669
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1961
-  _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._serialized_start=579
-  _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._serialized_end=624
-  _globals['_SNAPSHOTCOMPLETE']._serialized_start=1963
-  _globals['_SNAPSHOTCOMPLETE']._serialized_end=1981
-  _globals['_BOOKMARK']._serialized_start=1983
-  _globals['_BOOKMARK']._serialized_end=1993
-  _globals['_RESET']._serialized_start=1995
-  _globals['_RESET']._serialized_end=2043
-  _globals['_DRAINING']._serialized_start=2045
-  _globals['_DRAINING']._serialized_end=2102
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=2105
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2496
-  _globals['_SESSIONSERVICE']._serialized_start=2611
-  _globals['_SESSIONSERVICE']._serialized_end=3232
+  _globals['_OPENSESSIONREQUEST']._serialized_end=719
+  _globals['_OPENSESSIONREQUEST_LABELSENTRY']._serialized_start=616
+  _globals['_OPENSESSIONREQUEST_LABELSENTRY']._serialized_end=661
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=721
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=806
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=808
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=865
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=867
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=936
+  _globals['_GETSESSIONREQUEST']._serialized_start=938
+  _globals['_GETSESSIONREQUEST']._serialized_end=977
+  _globals['_GETSESSIONRESPONSE']._serialized_start=979
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1046
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1049
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1356
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_start=616
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_end=661
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1358
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1453
+  _globals['_VERIFYSESSIONREQUEST']._serialized_start=1455
+  _globals['_VERIFYSESSIONREQUEST']._serialized_end=1497
+  _globals['_VERIFYSESSIONRESPONSE']._serialized_start=1500
+  _globals['_VERIFYSESSIONRESPONSE']._serialized_end=1730
+  _globals['_ACKNOWLEDGEDATAREQUEST']._serialized_start=1732
+  _globals['_ACKNOWLEDGEDATAREQUEST']._serialized_end=1796
+  _globals['_ACKNOWLEDGEDATARESPONSE']._serialized_start=1798
+  _globals['_ACKNOWLEDGEDATARESPONSE']._serialized_end=1870
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1873
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=2165
+  _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._serialized_start=616
+  _globals['_WATCHSESSIONSREQUEST_LABELSENTRY']._serialized_end=661
+  _globals['_SNAPSHOTCOMPLETE']._serialized_start=2167
+  _globals['_SNAPSHOTCOMPLETE']._serialized_end=2185
+  _globals['_BOOKMARK']._serialized_start=2187
+  _globals['_BOOKMARK']._serialized_end=2197
+  _globals['_RESET']._serialized_start=2199
+  _globals['_RESET']._serialized_end=2247
+  _globals['_DRAINING']._serialized_start=2249
+  _globals['_DRAINING']._serialized_end=2306
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=2309
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2700
+  _globals['_SESSIONSERVICE']._serialized_start=2815
+  _globals['_SESSIONSERVICE']._serialized_end=3546
 # @@protoc_insertion_point(module_scope)

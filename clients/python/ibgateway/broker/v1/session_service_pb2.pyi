@@ -21,7 +21,7 @@ CLIENT_ID_POLICY_INCREMENT: ClientIdPolicy
 CLIENT_ID_POLICY_EXACT: ClientIdPolicy
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("gateway_id", "client_id", "client_id_policy", "readonly", "timeout", "max_attempts", "labels", "return_immediately", "validate_only")
+    __slots__ = ("gateway_id", "client_id", "client_id_policy", "readonly", "timeout", "max_attempts", "reconnect_max_attempts", "labels", "return_immediately", "validate_only")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class OpenSessionRequest(_message.Message):
     READONLY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    RECONNECT_MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RETURN_IMMEDIATELY_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -44,10 +45,11 @@ class OpenSessionRequest(_message.Message):
     readonly: bool
     timeout: _duration_pb2.Duration
     max_attempts: int
+    reconnect_max_attempts: int
     labels: _containers.ScalarMap[str, str]
     return_immediately: bool
     validate_only: bool
-    def __init__(self, gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_policy: _Optional[_Union[ClientIdPolicy, str]] = ..., readonly: bool = ..., timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., return_immediately: bool = ..., validate_only: bool = ...) -> None: ...
+    def __init__(self, gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_policy: _Optional[_Union[ClientIdPolicy, str]] = ..., readonly: bool = ..., timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., reconnect_max_attempts: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., return_immediately: bool = ..., validate_only: bool = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session", "created")
@@ -137,6 +139,20 @@ class VerifySessionResponse(_message.Message):
     age: _duration_pb2.Duration
     failure: _error_pb2.ConnectionFailure
     def __init__(self, healthy: bool = ..., latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., server_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[_Union[_error_pb2.ConnectionFailure, _Mapping]] = ...) -> None: ...
+
+class AcknowledgeDataRequest(_message.Message):
+    __slots__ = ("session_id", "generation")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    generation: int
+    def __init__(self, session_id: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class AcknowledgeDataResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: _session_pb2.Session
+    def __init__(self, session: _Optional[_Union[_session_pb2.Session, _Mapping]] = ...) -> None: ...
 
 class WatchSessionsRequest(_message.Message):
     __slots__ = ("session_ids", "gateway_id", "owner", "labels", "states", "include_final", "resume_token")

@@ -45,6 +45,11 @@ class SessionServiceStub(object):
                 request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.FromString,
                 )
+        self.AcknowledgeData = channel.unary_unary(
+                '/ibgateway.broker.v1.SessionService/AcknowledgeData',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataResponse.FromString,
+                )
         self.WatchSessions = channel.unary_stream(
                 '/ibgateway.broker.v1.SessionService/WatchSessions',
                 request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.WatchSessionsRequest.SerializeToString,
@@ -69,7 +74,8 @@ class SessionServiceServicer(object):
         session FAILED; RESOURCE_EXHAUSTED (SESSION_LIMIT, CLIENT_IDS_EXHAUSTED) and
         ALREADY_EXISTS (IB_CONN_002, the broker itself holds the id) before anything
         is dialled; NOT_FOUND (GATEWAY_NOT_FOUND); ABORTED (SESSION_CLOSED) when it
-        is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
+        is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
+        GATEWAY_DRAINING).
 
         Cancellation: if the caller goes away before the answer, or its deadline
         passes, the session ends with close_reason CALLER_GONE. An answer that is already
@@ -119,6 +125,17 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcknowledgeData(self, request, context):
+        """AcknowledgeData says that the owner has subscribed anew to whatever was interrupted, so that
+        DATA_CONTINUOUS is TRUE again. It is idempotent.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); FAILED_PRECONDITION (SESSION_NOT_CONNECTED);
+        INVALID_ARGUMENT if the generation is not the session's: its link was made anew meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchSessions(self, request, context):
         """WatchSessions streams the matching sessions as snapshots, then
         snapshot_complete, then each event as it is persisted, ordered by revision,
@@ -162,6 +179,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.VerifySession,
                     request_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.FromString,
                     response_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.SerializeToString,
+            ),
+            'AcknowledgeData': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeData,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataResponse.SerializeToString,
             ),
             'WatchSessions': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSessions,
@@ -266,6 +288,23 @@ class SessionService(object):
         return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.SessionService/VerifySession',
             ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.SerializeToString,
             ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def AcknowledgeData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.SessionService/AcknowledgeData',
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -38,7 +38,8 @@ class SessionServiceStub:
     session FAILED; RESOURCE_EXHAUSTED (SESSION_LIMIT, CLIENT_IDS_EXHAUSTED) and
     ALREADY_EXISTS (IB_CONN_002, the broker itself holds the id) before anything
     is dialled; NOT_FOUND (GATEWAY_NOT_FOUND); ABORTED (SESSION_CLOSED) when it
-    is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
+    is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
+    GATEWAY_DRAINING).
 
     Cancellation: if the caller goes away before the answer, or its deadline
     passes, the session ends with close_reason CALLER_GONE. An answer that is already
@@ -85,6 +86,17 @@ class SessionServiceStub:
     Errors: NOT_FOUND (SESSION_NOT_FOUND).
     """
 
+    AcknowledgeData: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
+        ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse,
+    ]
+    """AcknowledgeData says that the owner has subscribed anew to whatever was interrupted, so that
+    DATA_CONTINUOUS is TRUE again. It is idempotent.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); FAILED_PRECONDITION (SESSION_NOT_CONNECTED);
+    INVALID_ARGUMENT if the generation is not the session's: its link was made anew meanwhile.
+    """
+
     WatchSessions: grpc.UnaryStreamMultiCallable[
         ibgateway.broker.v1.session_service_pb2.WatchSessionsRequest,
         ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse,
@@ -121,7 +133,8 @@ class SessionServiceAsyncStub:
     session FAILED; RESOURCE_EXHAUSTED (SESSION_LIMIT, CLIENT_IDS_EXHAUSTED) and
     ALREADY_EXISTS (IB_CONN_002, the broker itself holds the id) before anything
     is dialled; NOT_FOUND (GATEWAY_NOT_FOUND); ABORTED (SESSION_CLOSED) when it
-    is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
+    is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
+    GATEWAY_DRAINING).
 
     Cancellation: if the caller goes away before the answer, or its deadline
     passes, the session ends with close_reason CALLER_GONE. An answer that is already
@@ -168,6 +181,17 @@ class SessionServiceAsyncStub:
     Errors: NOT_FOUND (SESSION_NOT_FOUND).
     """
 
+    AcknowledgeData: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
+        ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse,
+    ]
+    """AcknowledgeData says that the owner has subscribed anew to whatever was interrupted, so that
+    DATA_CONTINUOUS is TRUE again. It is idempotent.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); FAILED_PRECONDITION (SESSION_NOT_CONNECTED);
+    INVALID_ARGUMENT if the generation is not the session's: its link was made anew meanwhile.
+    """
+
     WatchSessions: grpc.aio.UnaryStreamMultiCallable[
         ibgateway.broker.v1.session_service_pb2.WatchSessionsRequest,
         ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse,
@@ -206,7 +230,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         session FAILED; RESOURCE_EXHAUSTED (SESSION_LIMIT, CLIENT_IDS_EXHAUSTED) and
         ALREADY_EXISTS (IB_CONN_002, the broker itself holds the id) before anything
         is dialled; NOT_FOUND (GATEWAY_NOT_FOUND); ABORTED (SESSION_CLOSED) when it
-        is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE).
+        is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
+        GATEWAY_DRAINING).
 
         Cancellation: if the caller goes away before the answer, or its deadline
         passes, the session ends with close_reason CALLER_GONE. An answer that is already
@@ -259,6 +284,19 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         An unanswered probe counts as the loss of the link.
 
         Errors: NOT_FOUND (SESSION_NOT_FOUND).
+        """
+
+    @abc.abstractmethod
+    def AcknowledgeData(
+        self,
+        request: ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse, collections.abc.Awaitable[ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse]]:
+        """AcknowledgeData says that the owner has subscribed anew to whatever was interrupted, so that
+        DATA_CONTINUOUS is TRUE again. It is idempotent.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); FAILED_PRECONDITION (SESSION_NOT_CONNECTED);
+        INVALID_ARGUMENT if the generation is not the session's: its link was made anew meanwhile.
         """
 
     @abc.abstractmethod
