@@ -125,3 +125,24 @@ SESSION_EVENTS: Final = sa.Table(
     ),
     sa.Index("session_events_time_idx", "time"),
 )
+
+CLIENT_ID_QUARANTINE: Final = sa.Table(
+    "client_id_quarantine",
+    METADATA,
+    sa.Column("host", sa.String(253), primary_key=True),
+    sa.Column("port", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("client_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("reason", sa.String(40), nullable=False),
+    _moment("quarantine_time", nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
+GATEWAYS: Final = sa.Table(
+    "gateways",
+    METADATA,
+    sa.Column("gateway_id", sa.String(63), primary_key=True),
+    sa.Column("drain_actor", sa.String(128)),
+    sa.Column("drain_reason", sa.String(256)),
+    _moment("drain_time"),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)

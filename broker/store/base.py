@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from broker.session.client_ids import Quarantined
+from broker.session.drain import Drain
 from broker.session.filters import SessionFilter
 from broker.session.model import Session, SessionEvent
 
@@ -24,8 +26,10 @@ class Store(Protocol):
     """The durable record of sessions and their events.
 
     Every method raises StoreUnavailableError when the database does not answer within
-    the store's own timeout, and may be cancelled; a cancelled or failed ``append`` may
-    or may not have been committed.
+    the store's own timeout, and may be cancelled; a cancelled or failed write may or may
+    not have been committed, and can be repeated. ``append``, ``quarantine``,
+    ``lift_quarantine`` and ``set_drain`` raise StoreFencedError, and write nothing, once
+    another broker has taken the database over.
     """
 
     @property
@@ -67,6 +71,32 @@ class Store(Protocol):
 
     async def cleanup_stale_connections(self, max_age_seconds: float) -> int:
         """Delete final sessions that ended longer ago and have no events left; returns how many."""
+
+    async def list_quarantine(self, host: str, port: int) -> Sequence[Quarantined]:
+        """The client ids in quarantine at one address of a Gateway, by client id."""
+
+    async def quarantine(self, host: str, port: int, item: Quarantined) -> None:
+        """Put a client id into quarantine; where it is already, the reason and time are replaced.
+
+        Args:
+            host: where the Gateway listens, as configured.
+            port: where the Gateway listens.
+            item: the id, the reason in at most 40 characters, and the time.
+        """
+
+    async def lift_quarantine(self, host: str, port: int, client_id: int) -> None:
+        """End the quarantine of a client id; idempotent."""
+
+    async def get_drain(self, gateway_id: str) -> Drain | None:
+        """Who drains the gateway; None if nobody does."""
+
+    async def set_drain(self, gateway_id: str, drain: Drain | None) -> None:
+        """Drain a gateway instead of as before, or with None no longer; idempotent.
+
+        Args:
+            gateway_id: at most 63 characters.
+            drain: an actor of at most 128 characters, a reason of at most 256.
+        """
 
     async def close(self) -> None:
         """Give the database up; idempotent."""

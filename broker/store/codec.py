@@ -24,6 +24,7 @@ from broker.session.model import (
     Failure,
     Session,
     SessionEvent,
+    SessionNotice,
     SessionSpec,
     SessionState,
     Transition,
@@ -38,6 +39,7 @@ KINDS: Final[Mapping[type[Change], str]] = {
     Attempt: "attempt",
     ConditionChange: "condition",
     Update: "updated",
+    SessionNotice: "notice",
 }
 
 
@@ -188,6 +190,7 @@ def _failure(failure: Failure) -> dict[str, object]:
         "time": _iso(failure.time),
         "tws_code": failure.tws_code,
         "attempt": failure.attempt,
+        "since": _iso(failure.since),
     }
 
 
@@ -200,6 +203,8 @@ def _decode_failure(item: Mapping[str, Any]) -> Failure:
         time=datetime.fromisoformat(item["time"]),
         tws_code=item["tws_code"],
         attempt=item["attempt"],
+        # Failures that were written before migration 0002 have none.
+        since=_time(item.get("since")),
     )
 
 
@@ -248,6 +253,15 @@ def _change(change: Change) -> dict[str, object]:
             return {"kind": "condition", "condition": _condition(change.condition)}
         case Update():
             return {"kind": "updated", "fields": list(change.fields), "actor": change.actor}
+        case SessionNotice():
+            return {
+                "kind": "notice",
+                "reason": change.reason,
+                "subject": change.subject,
+                "message": change.message,
+                "hint": change.hint,
+                "since": _iso(change.since),
+            }
 
 
 def _decode_change(item: Mapping[str, Any]) -> Change:
@@ -263,11 +277,19 @@ def _decode_change(item: Mapping[str, Any]) -> Change:
             return Attempt(
                 number=item["number"],
                 failure=_decode_failure(item["failure"]),
-                next_attempt_time=datetime.fromisoformat(item["next_attempt_time"]),
+                next_attempt_time=_time(item["next_attempt_time"]),
             )
         case "condition":
             return ConditionChange(condition=_decode_condition(item["condition"]))
         case "updated":
             return Update(fields=tuple(item["fields"]), actor=item["actor"])
+        case "notice":
+            return SessionNotice(
+                reason=item["reason"],
+                subject=item["subject"],
+                message=item["message"],
+                hint=item["hint"],
+                since=datetime.fromisoformat(item["since"]),
+            )
         case kind:
             raise ValueError(f"an event of kind {kind!r} was written by a newer broker")

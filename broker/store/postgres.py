@@ -20,6 +20,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from broker.errors import StartupError, StoreFencedError, StoreUnavailableError
+from broker.session.client_ids import Quarantined
+from broker.session.drain import Drain
 from broker.session.filters import SessionFilter
 from broker.session.model import Session, SessionEvent, Transition
 from broker.store.base import PageKey
@@ -37,7 +39,7 @@ T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 """The migration that this code needs."""
 
 LOCK_KEY: Final = 0x6762726F6B6572
@@ -290,6 +292,54 @@ class PostgresStore:
 
         return await self._run(work)
 
+    async def list_quarantine(self, host: str, port: int) -> Sequence[Quarantined]:
+        """The client ids in quarantine at one address of a Gateway, by client id."""
+        return [
+            Quarantined(
+                client_id=row["client_id"], reason=row["reason"], time=row["quarantine_time"]
+            )
+            for row in await self._fetch("list_quarantine", storable(host), port)
+        ]
+
+    async def quarantine(self, host: str, port: int, item: Quarantined) -> None:
+        """Put a client id into quarantine; where it is already, the reason and time are replaced.
+
+        Raises:
+            StoreFencedError, StoreUnavailableError: as for ``append``.
+            RecordRefusedError: a value is out of its range; nothing was written.
+        """
+        await self._write(
+            "quarantine", storable(host), port, item.client_id, storable(item.reason), item.time
+        )
+
+    async def lift_quarantine(self, host: str, port: int, client_id: int) -> None:
+        """End the quarantine of a client id; idempotent.
+
+        Raises:
+            StoreFencedError, StoreUnavailableError: as for ``append``.
+        """
+        await self._write("lift_quarantine", storable(host), port, client_id)
+
+    async def get_drain(self, gateway_id: str) -> Drain | None:
+        """Who drains the gateway; None if nobody does."""
+        rows = await self._fetch("get_drain", storable(gateway_id))
+        if not rows:
+            return None
+        (row,) = rows
+        return Drain(actor=row["drain_actor"], reason=row["drain_reason"], time=row["drain_time"])
+
+    async def set_drain(self, gateway_id: str, drain: Drain | None) -> None:
+        """Drain a gateway instead of as before, or with None no longer; idempotent.
+
+        Raises:
+            StoreFencedError, StoreUnavailableError: as for ``append``.
+            RecordRefusedError: a text is too long; nothing was written.
+        """
+        actor = reason = time = None
+        if drain is not None:
+            actor, reason, time = storable(drain.actor), storable(drain.reason), drain.time
+        await self._write("set_drain", storable(gateway_id), actor, reason, time)
+
     async def wait_lock_lost(self) -> None:
         """Wait until the lock's connection has ended, or another broker has taken over.
 
@@ -355,6 +405,11 @@ class PostgresStore:
         if not rows:
             raise self._fenced()
         return cast("int", rows[0][0])
+
+    async def _write(self, name: str, *values: object) -> None:
+        """Run a statement whose last parameter is the epoch, and which then returns a row."""
+        if not await self._fetch(name, *values, self._epoch):
+            raise self._fenced()
 
     async def _fetch(self, name: str, *values: object) -> list[asyncpg.Record]:
         query = QUERIES[name]

@@ -242,6 +242,59 @@ RETURNING retention_horizon;
 -- Deletes the events below the horizon $1.
 DELETE FROM session_events WHERE revision < $1 RETURNING revision;
 
+-- name: list_quarantine
+-- The client ids in quarantine at host $1, port $2.
+SELECT client_id, reason, quarantine_time
+FROM client_id_quarantine
+WHERE host = $1 AND port = $2
+ORDER BY client_id;
+
+-- name: quarantine
+-- Client id $3 at host $1, port $2, for reason $4 since $5; a later one replaces an
+-- earlier. No row: another epoch than $6 holds the database. The lock makes a take-over
+-- wait for this statement, or this one for the take-over, which it then sees.
+INSERT INTO client_id_quarantine (host, port, client_id, reason, quarantine_time, epoch)
+SELECT $1, $2, $3, $4, $5, s.epoch
+FROM broker_store AS s
+WHERE s.epoch = $6
+FOR SHARE
+ON CONFLICT (host, port, client_id) DO UPDATE SET (reason, quarantine_time, epoch) = ROW (
+    EXCLUDED.reason, EXCLUDED.quarantine_time, EXCLUDED.epoch
+)
+RETURNING epoch;
+
+-- name: lift_quarantine
+-- Client id $3 at host $1, port $2 is free again, or was. No row: another epoch than $4
+-- holds the database; the lock is as in quarantine.
+WITH held AS MATERIALIZED (
+    SELECT s.epoch FROM broker_store AS s WHERE s.epoch = $4 FOR SHARE
+), lifted AS (
+    DELETE FROM client_id_quarantine AS q
+    USING held
+    WHERE q.host = $1 AND q.port = $2 AND q.client_id = $3
+)
+SELECT held.epoch FROM held;
+
+-- name: get_drain
+-- Who drains gateway $1; no row where nobody does.
+SELECT drain_actor, drain_reason, drain_time
+FROM gateways
+WHERE gateway_id = $1 AND drain_time IS NOT NULL;
+
+-- name: set_drain
+-- Gateway $1 is drained by $2, for reason $3, since $4; all three are null where nobody
+-- drains it. No row: another epoch than $5 holds the database; the lock is as in
+-- quarantine.
+INSERT INTO gateways (gateway_id, drain_actor, drain_reason, drain_time, epoch)
+SELECT $1, $2, $3, $4, s.epoch
+FROM broker_store AS s
+WHERE s.epoch = $5
+FOR SHARE
+ON CONFLICT (gateway_id) DO UPDATE SET (drain_actor, drain_reason, drain_time, epoch) = ROW (
+    EXCLUDED.drain_actor, EXCLUDED.drain_reason, EXCLUDED.drain_time, EXCLUDED.epoch
+)
+RETURNING epoch;
+
 -- name: get_revision
 -- The revision of the newest event.
 SELECT revision FROM broker_store;
