@@ -32,6 +32,7 @@ from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
 from broker.rpc.server import Server
 from broker.rpc.session_service import SessionService
+from broker.runtime.gateways import Gateways
 from broker.runtime.manager import SessionManager
 from broker.runtime.supervisor import Ports
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
@@ -86,11 +87,20 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
         log = EventLog(store, hub.publish)
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(log.run(), name="event-log")
-            manager = SessionManager(
+            gateways = Gateways(
                 {
-                    name: Endpoint(gateway.settings(name), IBConnector(), now=now)
+                    name: Endpoint(
+                        gateway.settings(name), IBConnector(), now=now, random=random.random
+                    )
                     for name, gateway in settings.gateways.items()
                 },
+                store=store,
+                tasks=tasks,
+                now=now,
+            )
+            await gateways.load()
+            manager = SessionManager(
+                gateways,
                 store=store,
                 hub=hub,
                 ports=Ports(log=log, now=now, random=random.random, new_id=uuid.uuid4),
@@ -98,6 +108,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 tasks=tasks,
             )
             finalised = await manager.recover()
+            keeper = tasks.create_task(gateways.run(), name="quarantine")
             health = HealthReporter(manager, log, lambda: store.holds_lock)
             server = Server(
                 settings.grpc_listen,
@@ -110,7 +121,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                     bookmark_interval=settings.bookmark_interval,
                     stop_grace=settings.stop_grace,
                 ),
-                gateways=GatewayService(manager),
+                gateways=GatewayService(manager, now),
                 broker=BrokerService(
                     version=importlib.metadata.version("gateway-broker"),
                     instance=uuid.uuid4(),
@@ -135,10 +146,12 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 hub.announce_draining()
                 await manager.end_all()
                 await log.flush(settings.store_timeout)
+                await gateways.write()
                 manager.abandon()
                 hub.end()
                 await server.stop(settings.stop_grace)
                 guard.cancel()
+                keeper.cancel()
                 writer.cancel()
 
 

@@ -39,7 +39,9 @@ from pydantic_settings import (
 from broker.errors import StartupError
 from broker.gateway.base import GatewayKind
 from broker.gateway.endpoint import GatewaySettings
+from broker.gateway.maintenance import Calendar
 from broker.session.backoff import Backoff
+from broker.session.budgets import Budgets
 from broker.session.client_ids import HIGHEST, LOWEST, Pool
 
 DEFAULT_GATEWAY: Final = "default"
@@ -57,6 +59,11 @@ def _pool(value: object) -> object:
         value = Pool(int(first), int(last))
     if isinstance(value, Pool) and not LOWEST <= value.first <= value.last < HIGHEST:
         raise ValueError(f"must be a range between {LOWEST} and {HIGHEST - 1}, low end first")
+    return value
+
+
+def _maintenance(value: str) -> str:
+    Calendar.of([value])
     return value
 
 
@@ -83,6 +90,7 @@ def _default_data_dir() -> Path:
 
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Budget = Annotated[float, Field(ge=0.01, le=86400, allow_inf_nan=False)]
 
 
 class GatewayConfig(BaseModel):
@@ -112,8 +120,32 @@ class GatewayConfig(BaseModel):
     """How many sessions may be open on it; a Gateway has 32 seats."""
     handshake_spacing: float = Field(default=0.05, ge=0, le=60, allow_inf_nan=False)
     """Seconds from the start of one handshake to that of the next."""
+    heartbeat_interval: float = Field(default=10.0, ge=1.2, le=3600, allow_inf_nan=False)
+    """Seconds of silence after which a connection is probed; a Gateway ignores what it is asked
+    sooner than 1.1 s after its last answer."""
     heartbeat_timeout: Seconds = 5.0
     """Seconds that the answer to a probe may take."""
+    auth_grace: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
+    """Seconds for which a Gateway is tried that accepts no sessions yet, as after its start."""
+    health_check_interval: Seconds = 30.0
+    """Seconds between two checks of an unreachable gateway that no session uses."""
+    sentinel: bool = True
+    """Keep one connection to a gateway that no session uses, so that its health is known."""
+    circuit_breaker_failure_threshold: int = Field(default=5, ge=1, le=1000)
+    """How many failures in a row open the circuit: new sessions are refused at once."""
+    circuit_breaker_success_threshold: int = Field(default=2, ge=1, le=1000)
+    """How many successes in a row close the circuit again."""
+    circuit_breaker_timeout: Seconds = 30.0
+    """Seconds that the circuit is open before a trial."""
+    maintenance: list[Annotated[str, AfterValidator(_maintenance)]] = []
+    """When loss of the link is expected: windows such as `Fri 23:00-03:00 America/New_York`, or a
+    preset, IBKR's own resets: `ibkr-north-america`, `ibkr-europe`, `ibkr-asia`."""
+    connecting_budget: Budget = 60.0
+    """Seconds that a session may be CONNECTING before an alarm; more come at 2, 4, 8 … times it."""
+    reconnecting_budget: Budget = 300.0
+    """Seconds that a session may be RECONNECTING before an alarm, likewise."""
+    condition_budget: Budget = 300.0
+    """Seconds that a condition may be FALSE before an alarm, likewise."""
     client_ids: Annotated[Pool, BeforeValidator(_pool)] = Pool()
     """The ids for callers that name none, such as 100-999."""
     master_client_id: int | None = Field(default=None, ge=0, le=HIGHEST)
@@ -135,6 +167,19 @@ class GatewayConfig(BaseModel):
             client_ids=self.client_ids,
             master_client_id=self.master_client_id,
             backoff=Backoff(self.retry_initial_delay, self.retry_max_delay, self.retry_jitter),
+            heartbeat_interval=self.heartbeat_interval,
+            auth_grace=self.auth_grace,
+            health_check_interval=self.health_check_interval,
+            sentinel=self.sentinel,
+            breaker_failures=self.circuit_breaker_failure_threshold,
+            breaker_successes=self.circuit_breaker_success_threshold,
+            breaker_timeout=self.circuit_breaker_timeout,
+            maintenance=Calendar.of(self.maintenance),
+            budgets=Budgets(
+                connecting=self.connecting_budget,
+                reconnecting=self.reconnecting_budget,
+                condition=self.condition_budget,
+            ),
         )
 
 

@@ -15,6 +15,9 @@ BrokerError
 ├── ClientIdsExhaustedError         the gateway's pool is empty
 ├── SessionClosedError              the session ended while the caller waited for it
 ├── SlowConsumerError               the watcher fell too far behind
+├── SessionNotConnectedError        the session has no link now
+├── CircuitBreakerOpenError         the gateway has failed repeatedly
+├── GatewayDrainingError            an operator takes the gateway out of use
 ├── BrokerDrainingError             the broker stops
 └── StoreUnavailableError           the database does not take or give the record
     └── StoreFencedError            another broker has taken the database over
@@ -273,6 +276,49 @@ class SessionClosedError(BrokerError):
         super().__init__(
             f"session {session_id} was ended before it was connected: {close_reason}",
             metadata={"session_id": session_id, "close_reason": close_reason},
+        )
+
+
+class SessionNotConnectedError(BrokerError):
+    """The session has no link now."""
+
+    reason = "SESSION_NOT_CONNECTED"
+
+    def __init__(self, session_id: str, state: str) -> None:
+        super().__init__(
+            f"session {session_id} is {state}; watch it, or try again when it is CONNECTED",
+            metadata={"session_id": session_id, "state": state},
+        )
+
+
+class CircuitBreakerOpenError(BrokerError):
+    """The gateway has failed repeatedly; nothing was dialled."""
+
+    reason = "CIRCUIT_OPEN"
+
+    def __init__(self, gateway_id: str, failures: int, retry_after: float) -> None:
+        super().__init__(
+            f"gateway {gateway_id!r} has failed {failures} times in a row; new sessions are "
+            f"refused until it was tried again, in {retry_after:.0f} s at the earliest",
+            metadata={"gateway_id": gateway_id, "failures": str(failures)},
+            retry_after=retry_after,
+        )
+
+
+class GatewayDrainingError(BrokerError):
+    """An operator takes the gateway out of use; nothing was dialled."""
+
+    reason = "GATEWAY_DRAINING"
+
+    def __init__(
+        self, gateway_id: str, actor: str, drain_reason: str, retry_after: float = 60.0
+    ) -> None:
+        super().__init__(
+            f"gateway {gateway_id!r} is drained by {actor!r}"
+            f"{': ' + drain_reason if drain_reason else ''}; it takes new sessions when an "
+            "operator resumes it",
+            metadata={"gateway_id": gateway_id, "actor": actor, "drain_reason": drain_reason},
+            retry_after=retry_after,
         )
 
 

@@ -78,8 +78,11 @@ class Link(Protocol):
         Cancellation is safe: the request stays in flight for others.
         """
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Close with FIN and return when the socket has ended; abort after 5 s. Idempotent.
+
+        Returns:
+            Whether the Gateway has ended it, too; else it may still hold the client id.
 
         Cancellation aborts the socket.
         """

@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from broker.errors import GATEWAY_ERRORS, ErrorCode, GatewayError
+from broker.errors import (
+    GATEWAY_ERRORS,
+    CircuitBreakerOpenError,
+    ErrorCode,
+    GatewayDrainingError,
+    GatewayError,
+    Phase,
+)
 from broker.gateway.base import GatewayConnector, GatewayKind, Link, Notice
+from broker.gateway.breaker import Breaker, BreakerState
 from broker.gateway.faults import account_failure
+from broker.gateway.maintenance import Calendar
 from broker.session.backoff import Backoff
+from broker.session.budgets import Budgets
 from broker.session.client_ids import Pool
-from broker.session.model import Failure
+from broker.session.drain import Drain
+from broker.session.machine import DRAINED
+from broker.session.model import Failure, SessionNotice
+
+logger = logging.getLogger(__name__)
+
+PATIENCE: Final = 5.0
+"""Seconds of silence from which on it is the Gateway's, not an impatient caller's."""
+
+GRAIN: Final = 0.01
+"""Seconds by which a timer may come early: clocks are rounded, uvloop's to milliseconds."""
+
+TRIAL_PAUSE: Final = 1.0
+"""Seconds after which somebody else's trial may be over."""
+
+_BREAKING: Final = frozenset(
+    {
+        ErrorCode.CONNECTION,
+        ErrorCode.TIMEOUT,
+        ErrorCode.NETWORK_UNREACHABLE,
+        ErrorCode.INCOMPATIBLE_VERSION,
+    }
+)
+"""The failures that the breaker counts: those that the next session would meet, too."""
+
+_CIRCUIT_HINTS: Final = {
+    BreakerState.OPEN: "New sessions are refused. Those that exist go on trying by themselves.",
+    BreakerState.HALF_OPEN: "The next attempt is a trial.",
+    BreakerState.CLOSED: "New sessions are taken again.",
+}
 
 _GATEWAY_FAILURES: Final = frozenset(
     {ErrorCode.CONNECTION, ErrorCode.TIMEOUT, ErrorCode.NETWORK_UNREACHABLE}
@@ -40,6 +80,18 @@ class GatewaySettings:
         client_ids: the pool for callers that name no id.
         master_client_id: the Gateway's master client id, never given from the pool.
         backoff: the delays between attempts.
+        heartbeat_interval: after so much silence of a link the Gateway is asked for its time.
+        auth_grace: how long a Gateway is tried that accepts no sessions yet, as after its
+            start, before that is final.
+        health_check_interval: how often a gateway that no session uses is dialled while it is
+            unreachable.
+        sentinel: keep one connection to a gateway that no session uses, so that its health is
+            known.
+        breaker_failures: how many failures in a row open the circuit.
+        breaker_successes: how many successes in a row close it again.
+        breaker_timeout: how long the circuit is open before a trial.
+        maintenance: when loss of the link is expected.
+        budgets: how long a state or a condition may last before somebody is told.
     """
 
     gateway_id: str
@@ -55,6 +107,15 @@ class GatewaySettings:
     client_ids: Pool = Pool()
     master_client_id: int | None = None
     backoff: Backoff = Backoff()
+    heartbeat_interval: float = 10.0
+    auth_grace: float = 30.0
+    health_check_interval: float = 30.0
+    sentinel: bool = True
+    breaker_failures: int = 5
+    breaker_successes: int = 2
+    breaker_timeout: float = 30.0
+    maintenance: Calendar = Calendar(())
+    budgets: Budgets = Budgets()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,12 +127,23 @@ class _Waiter:
 
 
 class Endpoint:
-    """Admits one handshake at a time to a gateway.
+    """Admits one handshake at a time to a gateway, and knows whether it is there.
+
+    While it gives no version reply there is one ladder of waits for all: whoever dials next
+    probes for everybody, and his failure is that of all who wait. As soon as anybody is
+    answered, all are woken.
 
     Args:
         settings: the gateway.
         connector: dials it.
         now: the time, in UTC.
+        random: a number in [0, 1).
+
+    Attributes:
+        reachable: whether the last attempt was answered; None before any has ended.
+        drain: set while an operator takes the gateway out of use.
+        breaker: refuses new sessions after repeated failures.
+        tell: called with what everybody should know who has a session of this gateway.
     """
 
     def __init__(
@@ -80,21 +152,137 @@ class Endpoint:
         connector: GatewayConnector,
         *,
         now: Callable[[], datetime],
+        random: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.reachable: bool | None = None
         self.reachable_time: datetime | None = None
         self.server_version: int | None = None
         self.last_failure: Failure | None = None
+        self.drain: Drain | None = None
+        self.tell: Callable[[SessionNotice], None] = lambda _: None
+        self.breaker = Breaker(
+            settings.breaker_failures,
+            settings.breaker_successes,
+            settings.breaker_timeout,
+            on_change=self._breaker_changed,
+        )
         self._connector = connector
         self._now = now
+        self._random = random
         self._busy = False
         self._last_start = float("-inf")
         # Bounded by the session limit: a session waits here at most once.
         self._waiting: deque[_Waiter] = deque()
+        self._rung = 0
+        self._due: float | None = None
+        self._outage: GatewayError | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._orders: asyncio.Future[None] | None = None
+
+    # -- what is known -------------------------------------------------------------
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until a gateway that does not answer is tried again; None if it answers."""
+        if self._due is None:
+            return None
+        return max(self._due - asyncio.get_running_loop().time(), 0.0)
+
+    @property
+    def half_open_in(self) -> float | None:
+        """Seconds until the open circuit lets a trial through; None unless it is open."""
+        if self.breaker.half_open_at is None:
+            return None
+        return max(self.breaker.half_open_at - asyncio.get_running_loop().time(), 0.0)
+
+    def maintenance_end(self) -> datetime | None:
+        """The end of the maintenance window that the gateway is in, if it is in one."""
+        return self.settings.maintenance.until(self._now())
+
+    def require_open(self) -> None:
+        """Refuse a new session if the gateway takes none.
+
+        Raises:
+            GatewayDrainingError: an operator takes it out of use.
+            CircuitBreakerOpenError: it has failed repeatedly, and nobody else's trial is over.
+        """
+        name = self.settings.gateway_id
+        if self.drain is not None:
+            raise GatewayDrainingError(name, self.drain.actor, self.drain.reason)
+        match self.breaker.state:
+            case BreakerState.OPEN:
+                raise CircuitBreakerOpenError(name, self.breaker.failures, self.half_open_in or 0.0)
+            case BreakerState.HALF_OPEN if self._busy:
+                raise CircuitBreakerOpenError(name, self.breaker.failures, TRIAL_PAUSE)
+
+    # -- what is decided about it --------------------------------------------------
+
+    def set_drain(self, drain: Drain | None) -> None:
+        """Take the gateway out of use, or back into it, and tell."""
+        before, self.drain = self.drain, drain
+        name = self.settings.gateway_id
+        if drain is not None:
+            why = f": {drain.reason}" if drain.reason else ""
+            self.tell(
+                SessionNotice(
+                    reason=DRAINED,
+                    subject=name,
+                    message=f"gateway {name!r} is drained by {drain.actor!r}{why}",
+                    hint="The session stays while its link lives; if it loses it, it waits for an "
+                    "operator to resume the gateway.",
+                    since=drain.time,
+                )
+            )
+        elif before is not None:
+            self.tell(
+                SessionNotice(
+                    reason="GATEWAY_RESUMED",
+                    subject=name,
+                    message=f"gateway {name!r} is in use again",
+                    hint="Sessions that waited for it dial now.",
+                    since=self._now(),
+                )
+            )
+            self._begin_anew()
+
+    def try_now(self) -> None:
+        """Close the circuit, and let whoever waits for the gateway try at once."""
+        self.breaker.reset()
+        self._begin_anew()
+
+    def stop(self) -> None:
+        """Stop what would happen by itself."""
+        self.breaker.stop()
+
+    # -- dialling ------------------------------------------------------------------
+
+    async def wait(self, seconds: float, *, unanswered_at: datetime | None) -> None:
+        """Wait before an attempt.
+
+        Args:
+            seconds: how long at most.
+            unanswered_at: when the gateway gave no answer; the wait ends as soon as it has given
+                one to anybody since. None: the wait is for the session's own sake. An operator who
+                lets the gateway be tried at once ends both.
+
+        Cancellation is safe.
+        """
+        answered_at = self.reachable_time if self.reachable else None
+        if unanswered_at is not None and answered_at is not None and answered_at > unanswered_at:
+            return
+        awaited = {self._next_order()}
+        if unanswered_at is not None:
+            awaited.add(self._next_news())
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def connect(
-        self, client_id: int, *, timeout: float, on_notice: Callable[[Notice], None]
+        self,
+        client_id: int,
+        *,
+        timeout: float,
+        on_notice: Callable[[Notice], None],
+        held_back: bool = False,
     ) -> Link:
         """Dial, when it is this caller's turn.
 
@@ -105,13 +293,15 @@ class Endpoint:
             client_id: the TWS client id.
             timeout: seconds for the attempt, from the dial, not from this call.
             on_notice: called for each notice of the link.
+            held_back: do not dial while the gateway is drained, but wait; nor, while it gives no
+                answer, before it is tried again: its last failure is then this caller's, too.
 
         Raises:
             GatewayError: the attempt failed; its socket has ended.
 
         Cancellation gives the turn up, and ends the socket before it returns.
         """
-        await self._turn(timeout)
+        await self._admitted(timeout, held_back=held_back)
         try:
             await self._space()
             link = await self._dial(client_id, timeout, on_notice)
@@ -121,6 +311,17 @@ class Endpoint:
         finally:
             self._pass_on()
         return link
+
+    async def _admitted(self, timeout: float, *, held_back: bool) -> None:
+        while True:
+            while held_back and self.drain is not None:
+                await asyncio.wait({self._next_order()})
+            if held_back and self._outage is not None and (self.retry_in or 0.0) > GRAIN:
+                raise _copy(self._outage)
+            await self._turn(timeout)
+            if not (held_back and self.drain is not None):
+                return
+            self._pass_on()
 
     async def _turn(self, timeout: float) -> None:
         if not self._busy:
@@ -163,22 +364,58 @@ class Endpoint:
             timeout=timeout,
             on_notice=on_notice,
         )
-        self._learned(reachable=True)
+        try:
+            if self.breaker.state is not BreakerState.CLOSED:
+                # A Gateway that hangs completes handshakes, too.
+                await link.probe(self.settings.heartbeat_timeout)
+            refusal = account_failure(self.settings.kind, link.accounts)
+        except BaseException:
+            await link.close()
+            raise
+        self._answered()
         self.server_version = link.server_version
-        refusal = account_failure(self.settings.kind, link.accounts)
         if refusal is not None:
             await link.close()
             raise refusal
+        self.breaker.record_success()
         return link
 
     def _failed(self, error: GatewayError, timeout: float) -> None:
         self.last_failure = Failure.of(error, time=self._now(), attempt=0)
+        # So short a silence proves nothing; how long a probe waits is not the caller's choice.
+        impatient = (
+            error.code is ErrorCode.TIMEOUT
+            and error.phase is not Phase.HEARTBEAT
+            and timeout < min(PATIENCE, self.settings.timeout)
+        )
         if error.answered:
-            self._learned(reachable=True)
+            self._answered()
+        elif error.code in _GATEWAY_FAILURES:
+            self._share(error, timeout)
+            if not impatient:
+                self._unanswered(error)
+        if impatient:
             return
-        if error.code not in _GATEWAY_FAILURES:
-            return
+        if error.code in _BREAKING and self.maintenance_end() is None:
+            self.breaker.record_failure()
+
+    def _answered(self) -> None:
+        self._learned(reachable=True)
+        self._rung, self._due, self._outage = 0, None, None
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    def _unanswered(self, error: GatewayError) -> None:
         self._learned(reachable=False)
+        self._outage = _copy(error)
+        now = asyncio.get_running_loop().time()
+        if self._due is None or now >= self._due - GRAIN:
+            self._rung += 1
+            self._due = now + self.settings.backoff.delay(self._rung, self._random())
+
+    def _share(self, error: GatewayError, timeout: float) -> None:
+        """Let the failure be that of all who wait for their turn."""
         waiting, self._waiting = self._waiting, deque()
         for waiter in waiting:
             if error.code is ErrorCode.TIMEOUT and waiter.timeout > timeout:
@@ -190,6 +427,38 @@ class Endpoint:
     def _learned(self, *, reachable: bool) -> None:
         self.reachable = reachable
         self.reachable_time = self._now()
+
+    def _next_news(self) -> asyncio.Future[None]:
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        return self._news
+
+    def _next_order(self) -> asyncio.Future[None]:
+        if self._orders is None:
+            self._orders = asyncio.get_running_loop().create_future()
+        return self._orders
+
+    def _begin_anew(self) -> None:
+        self._rung, self._due, self._outage = 0, None, None
+        orders, self._orders = self._orders, None
+        if orders is not None:
+            orders.set_result(None)
+
+    def _breaker_changed(self, old: BreakerState, new: BreakerState) -> None:
+        name = self.settings.gateway_id
+        logger.error(
+            "circuit_breaker_state_change",
+            extra={"gateway_id": name, "old_state": old.value, "new_state": new.value},
+        )
+        self.tell(
+            SessionNotice(
+                reason=f"CIRCUIT_{new.value}",
+                subject=name,
+                message=f"the circuit breaker of gateway {name!r} is {new.value}",
+                hint=_CIRCUIT_HINTS[new],
+                since=self._now(),
+            )
+        )
 
 
 def _copy(error: GatewayError) -> GatewayError:

@@ -45,6 +45,7 @@ class Symptom(enum.StrEnum):
     CLOSED_AFTER_START_API = "closed_after_start_api"
     UNREADABLE = "unreadable"
     CLIENT_ID_IN_USE = "client_id_in_use"
+    OWN_GHOST = "own_ghost"
     DISCLAIMER = "disclaimer"
     NO_ACCOUNTS = "no_accounts"
     WRONG_KIND = "wrong_kind"
@@ -57,6 +58,7 @@ class Symptom(enum.StrEnum):
     LINK_GARBAGE = "link_garbage"
     HEARTBEAT_UNANSWERED = "heartbeat_unanswered"
     CLOSED_BY_BROKER = "closed_by_broker"
+    BROKER_ERROR = "broker_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ _THREE_CAUSES: Final = (
     "lasts longer than a restart, an operator must check Trusted IPs and the Gateway's login."
 )
 _LOST: Final = (
-    "Open the session again. Gateways close their links at the nightly restart (back within "
-    "minutes); if it does not come back, an operator must look whether it waits for a login or "
-    "second factor."
+    "The session dials anew by itself. Gateways close their links at the nightly restart (back "
+    "within minutes); if it does not come back, an operator must look whether it waits for a login "
+    "or second factor."
 )
 _AFTER_START: Final = (
     "No error 326 came, so this is not known to be a client id in use. The Gateway is restarting "
@@ -214,6 +216,17 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         tws_code=326,
         answered=True,
     ),
+    Symptom.OWN_GHOST: Fault(
+        ClientIDInUseError,
+        Phase.START_API,
+        "{target} still holds client id {client_id} for this session's own last connection, which "
+        "was lost {seconds} s ago, at {since} UTC",
+        "Nobody needs to act yet: the Gateway lets go of it, typically within a minute, and the "
+        "session waits for it under the same id. If it lasts, another client has taken the id, or "
+        "the Gateway must be restarted.",
+        tws_code=326,
+        answered=True,
+    ),
     Symptom.DISCLAIMER: Fault(
         AuthenticationError,
         Phase.START_API,
@@ -247,7 +260,8 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         Phase.CONNECTED,
         "the Gateway at {target} now listens on {new_port} and dropped the connection: {quote}",
         "Somebody changed the socket port in the Gateway's settings. Whoever configures the broker"
-        " must set the new port, or change it back in the Gateway.",
+        " must set the new port, or change it back in the Gateway; until then the session goes on "
+        "trying the old one.",
         tws_code=1300,
         answered=True,
     ),
@@ -255,8 +269,8 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         GatewayConnectionError,
         Phase.CONNECTED,
         "{target} closed the connection because it got too many messages a second: {quote}",
-        "The client of this session must send fewer messages (50 a second by default). Open the "
-        "session again.",
+        "The client of this session must send fewer messages (50 a second by default). The session "
+        "dials anew by itself.",
         tws_code=100,
         answered=True,
     ),
@@ -278,7 +292,7 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         GatewayTimeoutError,
         Phase.CONNECTED,
         "{target} no longer acknowledges what is sent: {reason}",
-        "The network or the Gateway's host went away without a word. Open the session again; if it "
+        "The network or the Gateway's host went away without a word. The session dials anew; if it "
         "goes on, an operator must check host, network and VPN.",
         answered=True,
     ),
@@ -293,7 +307,7 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         GatewayConnectionError,
         Phase.CONNECTED,
         "{target} sent bytes that are no TWS message (length {length}); the connection was dropped",
-        "The stream is out of step, and nothing after it can be trusted. Open the session again; "
+        "The stream is out of step, and nothing after it can be trusted. The session dials anew; "
         "if it goes on, an operator must look at what stands between broker and Gateway.",
         answered=True,
     ),
@@ -301,7 +315,7 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         GatewayTimeoutError,
         Phase.HEARTBEAT,
         "{target} did not answer the heartbeat within {timeout} s; the connection was dropped",
-        "The Gateway hangs, or the network lost it without a word. Open the session again; if no "
+        "The Gateway hangs, or the network lost it without a word. The session dials anew; if no "
         "answer comes then either, an operator must restart the Gateway.",
         answered=True,
     ),
@@ -310,6 +324,13 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         Phase.CONNECTED,
         "the connection to {target} was closed by the broker",
         "The session has ended or is ending; open another.",
+        answered=True,
+    ),
+    Symptom.BROKER_ERROR: Fault(
+        GatewayConnectionError,
+        Phase.CONNECTED,
+        "the broker erred, and has ended the connection to {target}; its log says more",
+        "The session goes on by itself. Report it, with the log.",
         answered=True,
     ),
 }

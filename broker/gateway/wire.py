@@ -148,8 +148,10 @@ def tune(transport: asyncio.Transport) -> None:
                 return
 
 
-async def end(transport: asyncio.Transport, ended: asyncio.Future[None], patience: float) -> None:
+async def end(transport: asyncio.Transport, ended: asyncio.Future[None], patience: float) -> bool:
     """Close with FIN, wait ``patience`` seconds for the peer's own FIN, then make sure of the end.
+
+    Returns whether the peer knows: it has ended the connection, too.
 
     Reading goes on meanwhile: a socket closed over unread data sends RST, after which a Gateway may
     hold the client id for a minute. Cancellation aborts the socket.
@@ -161,9 +163,11 @@ async def end(transport: asyncio.Transport, ended: asyncio.Future[None], patienc
     except asyncio.CancelledError:
         transport.abort()
         raise
-    if not ended.done():
-        transport.abort()
-        await asyncio.wait({ended}, timeout=_ABORT_TIMEOUT)
+    if ended.done():
+        return True
+    transport.abort()
+    await asyncio.wait({ended}, timeout=_ABORT_TIMEOUT)
+    return False
 
 
 def _shut_down(transport: asyncio.Transport) -> None:
@@ -296,14 +300,17 @@ class TcpLink(asyncio.Protocol):
             raise self._end_error()
         return probe
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Close with FIN and return when the socket has ended; abort after 5 s. Idempotent.
+
+        Returns:
+            Whether the peer has ended it, too; else it may still hold the client id.
 
         Cancellation aborts the socket.
         """
         self._closing = True
         self._stop_timer()
-        await end(self._transport, self._ended, CLOSE_TIMEOUT)
+        return await end(self._transport, self._ended, CLOSE_TIMEOUT)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""

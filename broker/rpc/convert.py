@@ -20,7 +20,9 @@ from ibgateway.broker.v1 import (
 from broker.events.hub import Entry
 from broker.events.token import ResumeToken
 from broker.gateway.base import GatewayKind
+from broker.gateway.breaker import BreakerState
 from broker.gateway.endpoint import Endpoint
+from broker.session.client_ids import Quarantined
 from broker.session.model import (
     Attempt,
     Condition,
@@ -29,6 +31,7 @@ from broker.session.model import (
     Failure,
     Session,
     SessionEvent,
+    SessionNotice,
     SessionState,
     Transition,
     Update,
@@ -45,6 +48,11 @@ _CONDITION_STATUS: Final[Mapping[ConditionStatus, session_pb2.ConditionStatus]] 
     ConditionStatus.TRUE: session_pb2.CONDITION_STATUS_TRUE,
     ConditionStatus.FALSE: session_pb2.CONDITION_STATUS_FALSE,
     ConditionStatus.UNKNOWN: session_pb2.CONDITION_STATUS_UNKNOWN,
+}
+_BREAKERS: Final[Mapping[BreakerState, gateway_pb2.CircuitBreakerState]] = {
+    BreakerState.CLOSED: gateway_pb2.CIRCUIT_BREAKER_STATE_CLOSED,
+    BreakerState.OPEN: gateway_pb2.CIRCUIT_BREAKER_STATE_OPEN,
+    BreakerState.HALF_OPEN: gateway_pb2.CIRCUIT_BREAKER_STATE_HALF_OPEN,
 }
 _KINDS: Final[Mapping[GatewayKind, gateway_pb2.GatewayKind]] = {
     GatewayKind.UNKNOWN: gateway_pb2.GATEWAY_KIND_UNKNOWN,
@@ -194,6 +202,16 @@ def event(value: SessionEvent) -> session_event_pb2.SessionEvent:
             message.updated.CopyFrom(
                 session_event_pb2.Update(fields=change.fields, actor=change.actor)
             )
+        case SessionNotice() as change:
+            message.notice.CopyFrom(
+                session_event_pb2.Notice(
+                    reason=change.reason,
+                    subject=change.subject,
+                    message=change.message,
+                    hint=change.hint,
+                    since_time=timestamp(change.since),
+                )
+            )
     return message
 
 
@@ -210,9 +228,14 @@ def watched(entry: Entry, store_id: UUID) -> session_service_pb2.WatchSessionsRe
     return message
 
 
-def gateway(endpoint: Endpoint, holders: Mapping[int, Session]) -> gateway_pb2.Gateway:
+def gateway(
+    endpoint: Endpoint,
+    holders: Mapping[int, Session],
+    quarantined: Mapping[int, Quarantined],
+    now: datetime,
+) -> gateway_pb2.Gateway:
     """A gateway as callers see it."""
-    settings = endpoint.settings
+    settings, breaker, drain = endpoint.settings, endpoint.breaker, endpoint.drain
     message = gateway_pb2.Gateway(
         gateway_id=settings.gateway_id,
         kind=_KINDS[settings.kind],
@@ -221,7 +244,7 @@ def gateway(endpoint: Endpoint, holders: Mapping[int, Session]) -> gateway_pb2.G
         readonly=settings.readonly,
         reachable_time=timestamp(endpoint.reachable_time),
         server_version=endpoint.server_version or 0,
-        sessions_used=len(holders),
+        sessions_used=len({holder.spec.session_id for holder in holders.values()}),
         session_limit=settings.session_limit,
         client_ids=[
             gateway_pb2.ClientIdHolder(
@@ -232,7 +255,29 @@ def gateway(endpoint: Endpoint, holders: Mapping[int, Session]) -> gateway_pb2.G
             for client_id, holder in sorted(holders.items())
         ],
         last_failure=failure(endpoint.last_failure),
+        quarantined_client_ids=[
+            gateway_pb2.QuarantinedClientId(
+                client_id=client_id, reason=item.reason, quarantine_time=timestamp(item.time)
+            )
+            for client_id, item in sorted(quarantined.items())
+        ],
+        circuit_breaker=gateway_pb2.CircuitBreaker(
+            state=_BREAKERS[breaker.state],
+            failures=breaker.failures,
+            half_open_time=_in(endpoint.half_open_in, now),
+        ),
+        drain=gateway_pb2.Drain(
+            actor=drain.actor, reason=drain.reason, drain_time=timestamp(drain.time)
+        )
+        if drain is not None
+        else None,
+        next_attempt_time=_in(endpoint.retry_in, now) if holders else None,
+        maintenance_end_time=timestamp(endpoint.maintenance_end()),
     )
     if endpoint.reachable is not None:
         message.reachable = endpoint.reachable
     return message
+
+
+def _in(seconds: float | None, now: datetime) -> Timestamp | None:
+    return timestamp(now + timedelta(seconds=seconds)) if seconds is not None else None

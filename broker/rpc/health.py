@@ -59,6 +59,6 @@ class HealthReporter:
                 SERVING if self._log.available and self._holds_lock() else NOT_SERVING
             ),
         }
-        for gateway_id, endpoint in self._manager.endpoints.items():
+        for gateway_id, endpoint in self._manager.gateways.endpoints.items():
             statuses[f"gateways/{gateway_id}"] = SERVING if endpoint.reachable else NOT_SERVING
         return statuses

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from ibgateway.broker.v1 import gateway_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
 from broker.config import DEFAULT_GATEWAY
@@ -32,6 +33,7 @@ LONGEST_OWNER: Final = 128
 LONGEST_TEXT: Final = 256
 TIMEOUT_RANGE: Final = (0.1, 600.0)
 ATTEMPTS_RANGE: Final = (1, 100)
+RECONNECTS_RANGE: Final = (0, 1_000_000)
 
 _STATES: Final[Mapping[int, SessionState]] = {
     number: state for state, number in convert.STATES.items()
@@ -150,6 +152,11 @@ def open_request(request: pb.OpenSessionRequest, owner: str) -> OpenRequest:
         max_attempts=checked.number(request.max_attempts, "max_attempts", *ATTEMPTS_RANGE)
         if request.HasField("max_attempts")
         else None,
+        reconnect_max_attempts=checked.number(
+            request.reconnect_max_attempts, "reconnect_max_attempts", *RECONNECTS_RANGE
+        )
+        if request.HasField("reconnect_max_attempts")
+        else None,
         return_immediately=request.return_immediately,
         labels=checked.labels(request.labels),
     )
@@ -167,6 +174,32 @@ def gateway_id(value: str) -> str:
     checked.text(value, "gateway_id", LONGEST_NAME)
     checked.finish()
     return value or DEFAULT_GATEWAY
+
+
+def drain_request(request: gateway_service_pb2.DrainGatewayRequest) -> str:
+    """Check a DrainGatewayRequest; returns the gateway_id.
+
+    Raises:
+        InvalidArgumentError: names every field that is wrong.
+    """
+    checked = Checked()
+    checked.text(request.gateway_id, "gateway_id", LONGEST_NAME)
+    checked.text(request.reason, "reason", LONGEST_TEXT)
+    checked.finish()
+    return request.gateway_id or DEFAULT_GATEWAY
+
+
+def acknowledge_request(request: pb.AcknowledgeDataRequest) -> UUID:
+    """Check an AcknowledgeDataRequest; returns the session_id.
+
+    Raises:
+        InvalidArgumentError: names every field that is wrong.
+    """
+    checked = Checked()
+    result = checked.session_id(request.session_id)
+    checked.require(request.generation >= 1, "generation", "must be that of a session, from 1 on")
+    checked.finish()
+    return result
 
 
 def session_id(value: str) -> UUID:

@@ -109,6 +109,16 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
             age=convert.duration(verdict.age),
         )
 
+    async def AcknowledgeData(
+        self, request: pb.AcknowledgeDataRequest, context: Context
+    ) -> pb.AcknowledgeDataResponse:
+        """See the proto."""
+        session_id = requests.acknowledge_request(request)
+        session = await self.manager.acknowledge(
+            session_id, request.generation, actor=owner(context)
+        )
+        return pb.AcknowledgeDataResponse(session=self._encode(session))
+
     async def WatchSessions(
         self, request: pb.WatchSessionsRequest, context: Context
     ) -> AsyncIterator[pb.WatchSessionsResponse]:

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 from broker.errors import (
     BrokerDrainingError,
     ClientIDInUseError,
     GatewayError,
-    GatewayNotFoundError,
     Phase,
     SessionClosedError,
     SessionLimitError,
+    SessionNotConnectedError,
     SessionNotFoundError,
     StoreUnavailableError,
 )
 from broker.events.hub import Hub
 from broker.events.log import EventLog
 from broker.gateway.base import Probe
-from broker.gateway.endpoint import Endpoint
+from broker.runtime.gateways import Gateways
 from broker.runtime.supervisor import Ports, Supervisor
 from broker.session import machine
-from broker.session.client_ids import ClientIds
+from broker.session.client_ids import Quarantined
 from broker.session.filters import SessionFilter
 from broker.session.inputs import BrokerRestarted
-from broker.session.model import ClientIdPolicy, CloseReason, Failure, Session, SessionSpec
+from broker.session.model import (
+    ClientIdPolicy,
+    CloseReason,
+    Failure,
+    Session,
+    SessionNotice,
+    SessionSpec,
+)
 from broker.store.base import PageKey, Store
 
 logger = logging.getLogger(__name__)
-
-PROBE_CLIENT_ID: Final = 9999
-"""Never given to a session that did not name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class OpenRequest:
     readonly: bool = False
     timeout: float | None = None
     max_attempts: int | None = None
+    reconnect_max_attempts: int | None = None
     return_immediately: bool = False
     labels: Mapping[str, str] | None = None
 
@@ -71,7 +76,7 @@ class SessionManager:
     """Opens, finds and ends sessions.
 
     Args:
-        endpoints: the gateways, by name.
+        gateways: the gateways.
         store: the record, for sessions that are final.
         hub: what is visible.
         ports: what each supervisor is given.
@@ -83,7 +88,7 @@ class SessionManager:
 
     def __init__(
         self,
-        endpoints: Mapping[str, Endpoint],
+        gateways: Gateways,
         *,
         store: Store,
         hub: Hub,
@@ -92,7 +97,7 @@ class SessionManager:
         tasks: asyncio.TaskGroup,
         close_timeout: float = 15.0,
     ) -> None:
-        self.endpoints = endpoints
+        self.gateways = gateways
         self.session_limit = session_limit
         self._store = store
         self._hub = hub
@@ -103,14 +108,8 @@ class SessionManager:
         self._draining = False
         self._supervisors: dict[UUID, Supervisor] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._client_ids = {
-            gateway_id: ClientIds(
-                gateway_id,
-                endpoint.settings.client_ids,
-                frozenset({PROBE_CLIENT_ID, endpoint.settings.master_client_id or 0}),
-            )
-            for gateway_id, endpoint in endpoints.items()
-        }
+        for name, endpoint in gateways.endpoints.items():
+            endpoint.tell = functools.partial(self._tell, name)
 
     # -- opening -----------------------------------------------------------------
 
@@ -151,7 +150,7 @@ class SessionManager:
     async def _admit(self, request: OpenRequest, correlation_id: UUID) -> Supervisor:
         client_id = await self._reserve(request)
         # From here to the return nothing is awaited: the id that was found free is taken.
-        endpoint = self.endpoints[request.gateway_id]
+        endpoint = self.gateways.endpoint(request.gateway_id)
         settings = endpoint.settings
         spec = SessionSpec(
             session_id=self._ports.new_id(),
@@ -166,17 +165,18 @@ class SessionManager:
             max_attempts=(
                 request.max_attempts if request.max_attempts is not None else settings.max_attempts
             ),
-            reconnect_max_attempts=0,
+            reconnect_max_attempts=request.reconnect_max_attempts,
             return_immediately=request.return_immediately,
             labels=dict(request.labels or {}),
         )
         opening = machine.open_session(
             spec, client_id, now=self._ports.now(), correlation_id=correlation_id
         )
-        ids = self._client_ids[request.gateway_id]
+        ids = self.gateways.client_ids(request.gateway_id)
         supervisor = Supervisor(opening, endpoint, ids, self._ports)
         ids.take(client_id, spec.session_id)
         self._supervisors[spec.session_id] = supervisor
+        self._count(request.gateway_id)
         task = self._tasks.create_task(
             self._supervise(supervisor), name=f"session-{spec.session_id}"
         )
@@ -189,9 +189,9 @@ class SessionManager:
         while True:
             if self._draining:
                 raise BrokerDrainingError
-            self._require_gateway(request.gateway_id)
+            self.gateways.endpoint(request.gateway_id).require_open()
             self._log.require_available()
-            ids = self._client_ids[request.gateway_id]
+            ids = self.gateways.client_ids(request.gateway_id)
             holder = None if request.client_id is None else ids.holders.get(request.client_id)
             if holder is not None and self._supervisors[holder].is_ending:
                 # An id that is being released is worth waiting for, and so is its seat.
@@ -210,15 +210,11 @@ class SessionManager:
                 raise self._held(request.client_id, supervisor)
             return client_id
 
-    def _require_gateway(self, gateway_id: str) -> None:
-        if gateway_id not in self.endpoints:
-            raise GatewayNotFoundError(gateway_id, list(self.endpoints))
-
     def _require_room(self, gateway_id: str) -> None:
         used = Counter(
             supervisor.session.spec.gateway_id for supervisor in self._supervisors.values()
         )
-        limit = self.endpoints[gateway_id].settings.session_limit
+        limit = self.gateways.endpoint(gateway_id).settings.session_limit
         if used.total() >= self.session_limit:
             raise SessionLimitError("instance", used.total(), self.session_limit)
         if used[gateway_id] >= limit:
@@ -305,17 +301,8 @@ class SessionManager:
         """The ids held on a gateway, each with the session that holds it."""
         return {
             client_id: self._supervisors[session_id].session
-            for client_id, session_id in self._client_ids[gateway_id].holders.items()
+            for client_id, session_id in self.gateways.client_ids(gateway_id).holders.items()
         }
-
-    def endpoint(self, gateway_id: str) -> Endpoint:
-        """The gateway of that name.
-
-        Raises:
-            GatewayNotFoundError: there is none.
-        """
-        self._require_gateway(gateway_id)
-        return self.endpoints[gateway_id]
 
     # -- using and ending --------------------------------------------------------
 
@@ -373,6 +360,31 @@ class SessionManager:
         supervisor.request_end(CloseReason.CLOSE_REQUESTED, actor, correlation_id)
         return await self._wait_ended(supervisor)
 
+    async def acknowledge(self, session_id: UUID, generation: int, *, actor: str) -> Session:
+        """The owner has subscribed anew to what was interrupted.
+
+        Raises:
+            SessionNotFoundError: there is no record of it.
+            SessionNotConnectedError: it has no link now.
+            InvalidArgumentError: the generation is not the session's.
+            StoreUnavailableError: it is not open, and the database does not answer.
+
+        Cancellation is safe.
+        """
+        supervisor = self._supervisors.get(session_id)
+        if supervisor is None:
+            session = await self.get(session_id)
+            raise SessionNotConnectedError(str(session_id), session.state.value)
+        return await supervisor.acknowledge(generation, actor)
+
+    async def end_sessions(self, gateway_id: str, reason: CloseReason, actor: str) -> None:
+        """End the sessions of a gateway, and return when they have ended."""
+        supervisors = self._on(gateway_id)
+        for supervisor in supervisors:
+            supervisor.request_end(reason, actor)
+        for supervisor in supervisors:
+            await self._wait_ended(supervisor)
+
     async def recover(self) -> int:
         """Finalise what a broker that died has left in the record; returns how many sessions.
 
@@ -388,11 +400,19 @@ class SessionManager:
                 correlation_id=self._ports.new_id(),
             )
             await self._log.submit(step.events)
+            if session.spec.gateway_id in self.gateways.endpoints:
+                # Its socket died with the broker, but the Gateway may not know.
+                self.gateways.client_ids(session.spec.gateway_id).quarantine(
+                    Quarantined(session.client_id, CloseReason.BROKER_RESTARTED, self._ports.now())
+                )
+        for gateway_id in self.gateways.endpoints:
+            self._count(gateway_id)
         return len(left)
 
     def refuse_new(self) -> None:
         """Take no new session from now on."""
         self._draining = True
+        self.gateways.stop()
 
     async def end_all(self) -> None:
         """End every session and return when all have ended, or after the close timeout."""
@@ -423,7 +443,23 @@ class SessionManager:
         try:
             await supervisor.run()
         finally:
-            del self._supervisors[supervisor.session.spec.session_id]
+            spec = supervisor.session.spec
+            del self._supervisors[spec.session_id]
+            self._count(spec.gateway_id)
+
+    def _on(self, gateway_id: str) -> list[Supervisor]:
+        return [
+            supervisor
+            for supervisor in self._supervisors.values()
+            if supervisor.session.spec.gateway_id == gateway_id
+        ]
+
+    def _count(self, gateway_id: str) -> None:
+        self.gateways.occupied(gateway_id, len(self._on(gateway_id)))
+
+    def _tell(self, gateway_id: str, notice: SessionNotice) -> None:
+        for supervisor in self._on(gateway_id):
+            supervisor.tell(notice)
 
 
 def _why(session: Session) -> Failure | None:

@@ -4,6 +4,9 @@ The task is strictly sequential. What a session needs is derived from its state
 (``machine.needed``); the one thing that may interrupt it is the request to end.
 So there are no stale inputs: a dial or a wait that was interrupted has ended,
 socket included, before the next input is looked for.
+
+What is merely observed (a condition, a notice, an alarm) changes nothing that the
+session needs, and is given to the machine at once, between two inputs of the task.
 """
 
 from __future__ import annotations
@@ -11,29 +14,58 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from broker.errors import GatewayConnectionError, GatewayError, Phase, StoreUnavailableError
-from broker.events.log import EventLog
+from broker.errors import (
+    ErrorCode,
+    GatewayError,
+    InvalidArgumentError,
+    Phase,
+    SessionNotConnectedError,
+    StoreUnavailableError,
+)
+from broker.events.log import RETRY_INTERVAL, EventLog
+from broker.gateway import faults
 from broker.gateway.base import Link, Notice, Probe
+from broker.gateway.conditions import conditions_of
 from broker.gateway.endpoint import Endpoint
+from broker.gateway.fault_table import Symptom
+from broker.gateway.faults import Target
+from broker.gateway.heartbeat import watch_over
+from broker.runtime.alarms import Alarms
 from broker.session import machine
-from broker.session.client_ids import ClientIds
+from broker.session.client_ids import ClientIds, Quarantined
 from broker.session.effects import Dial, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
+    ConditionSeen,
     EndRequested,
     Input,
     LinkEnded,
     LinkLost,
     LinkUp,
+    TaskCrashed,
+    Told,
 )
-from broker.session.model import CloseReason, Failure, Session, SessionEvent
+from broker.session.model import (
+    CloseReason,
+    Condition,
+    ConditionStatus,
+    Failure,
+    Session,
+    SessionNotice,
+)
 
 logger = logging.getLogger(__name__)
+
+STABLE: Final = 60.0
+"""Seconds after which a link counts as one that works: losing it is news, not the same trouble."""
+
+HUMAN_PAUSE: Final = 60.0
+"""Seconds between two dials of a Gateway that waits for a human."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +92,9 @@ class Supervisor:
         client_ids: the gateway's ids; the session holds its own when it begins.
         ports: the world.
 
+    Raises:
+        StoreUnavailableError: too much waits for the database already; nothing has begun.
+
     Attributes:
         session: as it is now. What others may see is what the log has published.
         opened: the session once its opening is visible, or StoreUnavailableError.
@@ -78,15 +113,24 @@ class Supervisor:
         self.settled: asyncio.Future[Session] = loop.create_future()
         self.ended: asyncio.Future[Session] = loop.create_future()
         self.heartbeat_latency: float | None = None
-        self._opening = opening.events
         self._correlation_id = opening.events[0].correlation_id
         self._endpoint = endpoint
         self._client_ids = client_ids
         self._ports = ports
-        self._recorded: asyncio.Future[Session] = loop.create_future()
+        # At once: whatever happens to the session is recorded after its beginning.
+        self._recorded: asyncio.Future[Session] = ports.log.submit(opening.events)
         self._link: Link | None = None
         self._end: asyncio.Future[EndRequested] = loop.create_future()
         self._end_correlation_id: UUID | None = None
+        self._alarms = Alarms(endpoint.settings.budgets, endpoint.settings.maintenance, self.tell)
+        self._told: dict[tuple[str, str], Condition] = {}
+        self._up_at = 0.0
+        # Rungs of the session's own ladder: links that did not last, and dials since the last one
+        # that the Gateway answered and that failed all the same.
+        self._unstable = 0
+        self._rung = 0
+        self._crashes = 0
+        self._unclean: str | None = None
 
     def request_end(
         self, close_reason: CloseReason, actor: str, correlation_id: UUID | None = None
@@ -118,8 +162,50 @@ class Supervisor:
         if self._link is None or self.session.is_closing:
             return None
         probe = await self._link.probe(self._endpoint.settings.heartbeat_timeout)
-        self.heartbeat_latency = probe.latency
+        self._answered(probe)
         return probe
+
+    def tell(self, notice: SessionNotice) -> None:
+        """Tell the session's watchers something."""
+        if not self.is_ending:
+            self._observe(Told(notice))
+
+    async def acknowledge(self, generation: int, actor: str) -> Session:
+        """The owner has subscribed anew to what was interrupted.
+
+        Returns:
+            The session, once that is visible.
+
+        Raises:
+            SessionNotConnectedError: it has no link now.
+            InvalidArgumentError: the generation is not the session's.
+            StoreUnavailableError: it is not recorded yet, but will be.
+
+        Cancellation is safe: it is acknowledged all the same.
+        """
+        session = self.session
+        if session.state is not machine.CONNECTED or self.is_ending:
+            raise SessionNotConnectedError(str(session.spec.session_id), session.state.value)
+        if generation != session.generation:
+            raise InvalidArgumentError(
+                [("generation", f"is {session.generation} now: the link was made anew")]
+            )
+        item = Condition(
+            type=machine.DATA_CONTINUOUS,
+            subject="",
+            status=ConditionStatus.TRUE,
+            reason="ACKNOWLEDGED",
+            message=f"{actor} has subscribed anew",
+            transition_time=self._ports.now(),
+        )
+        known = {condition.type: condition for condition in session.conditions}
+        if item.type in known and known[item.type].status is not ConditionStatus.TRUE:
+            self._apply(ConditionSeen(item))
+        try:
+            async with asyncio.timeout(self._ports.open_timeout):
+                return await asyncio.shield(self._recorded)
+        except TimeoutError:
+            raise StoreUnavailableError("it could not be recorded yet") from None
 
     @property
     def is_ending(self) -> bool:
@@ -132,13 +218,16 @@ class Supervisor:
         try:
             await self._record_opening()
             while not self.session.state.is_final:
-                self._apply(await self._next_input())
+                await self._go_on()
             final = await self._recorded
             reason = final.close_reason or "FAILED"
             logger.info("disconnection", extra=self._about(reason=reason))
         finally:
+            self._alarms.stop()
             if self._link is not None:
                 await self._link.close()
+            if self._unclean is not None:
+                self._quarantine(self._unclean)
             self._release(self.session.client_id)
             if final is not None:
                 self.ended.set_result(final)
@@ -147,7 +236,7 @@ class Supervisor:
 
     async def _record_opening(self) -> None:
         """No dial before the record: what the database does not know of must not be on the wire."""
-        self._submit(self._opening)
+        self._alarms.follow(self.session, self._ports.now())
         try:
             async with asyncio.timeout(self._ports.open_timeout):
                 self.opened.set_result(await asyncio.shield(self._recorded))
@@ -157,6 +246,34 @@ class Supervisor:
                 future.set_exception(StoreUnavailableError("the open could not be recorded"))
                 future.exception()  # whoever waited may be gone
             self.request_end(CloseReason.STORE_UNAVAILABLE, "broker")
+
+    async def _go_on(self) -> None:
+        try:
+            await self._take(await self._next_input())
+            self._crashes = 0
+        except Exception as error:
+            # A bug in one session must not cost the others.
+            self._crashes += 1
+            logger.error("session_crashed", exc_info=error, extra=self._about())
+            if self._link is not None:
+                self._unclean = "BROKER_ERROR"
+                await self._link.close()
+                self._link = None
+                self.heartbeat_latency = None
+                self._correlation_id = self._ports.new_id()
+            await self._take(self._crash())
+
+    async def _take(self, item: Input) -> None:
+        while not self._observe(item):  # noqa: ASYNC110 - it is the database that is waited for
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    def _crash(self) -> Input:
+        if self.session.is_closing:
+            return LinkEnded()
+        error = faults.failure(Symptom.BROKER_ERROR, self._target())
+        failure = Failure.of(error, time=self._ports.now(), attempt=self.session.attempt)
+        delay = self._endpoint.settings.backoff.delay(self._crashes, self._ports.random())
+        return TaskCrashed(failure, delay, self._crashes)
 
     async def _next_input(self) -> Input:
         if self._end.done() and not self.session.is_closing:
@@ -168,7 +285,8 @@ class Supervisor:
                 return await self._unless_ended(self._hold())
             case EndLink():
                 if self._link is not None:
-                    await self._link.close()
+                    if not await self._link.close():
+                        self._unclean = "CLOSE_UNANSWERED"
                     self._link = None
                 return LinkEnded()
             case Rest():
@@ -199,44 +317,122 @@ class Supervisor:
     async def _dial(self, dial: Dial) -> Input:
         if dial.not_before is not None:
             pause = (dial.not_before - self._ports.now()).total_seconds()
-            await asyncio.sleep(max(pause, 0.0))
-        attempt = self.session.attempt + 1
+            last = self.session.last_failure
+            await self._endpoint.wait(
+                max(pause, 0.0),
+                unanswered_at=last.time if last is not None and last.blames_gateway else None,
+            )
         settings = self._endpoint.settings
         logger.info(
             "connection_attempt",
             extra=self._about(host=settings.host, port=settings.port, client_id=dial.client_id),
         )
-        begin = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        self._told.clear()
         try:
             self._link = await self._endpoint.connect(
-                dial.client_id, timeout=self.session.spec.timeout, on_notice=self._noticed
+                dial.client_id,
+                timeout=self.session.spec.timeout,
+                on_notice=self._noticed,
+                held_back=self.session.state is machine.RECONNECTING,
             )
-        except Exception as error:
-            if not isinstance(error, GatewayError):
-                logger.error("attempt_crashed", exc_info=error, extra=self._about())
-                error = GatewayConnectionError(
-                    "the broker erred while dialling; its log says more",
-                    phase=Phase.TCP,
-                    hint="Report it, with the log.",
-                )
-            failure = Failure.of(error, time=self._ports.now(), attempt=attempt)
-            self._log_failure(failure)
-            delay = settings.backoff.delay(attempt, self._ports.random())
-            return AttemptFailed(failure, delay, self._next_client_id(failure))
-        duration = asyncio.get_running_loop().time() - begin
-        logger.info("connection_success", extra=self._about(duration=round(duration, 6)))
-        return LinkUp(self._link.server_version, self._link.accounts)
+        except GatewayError as error:
+            return self._attempt_failed(error)
+        self._up_at = loop.time()
+        self._rung = 0
+        self._unclean = None
+        self._client_ids.lift(dial.client_id)
+        logger.info("connection_success", extra=self._about(duration=round(self._up_at - begin, 6)))
+        return LinkUp(self._link.server_version, self._link.accounts, tuple(self._told.values()))
+
+    def _attempt_failed(self, error: GatewayError) -> Input:
+        session = self.session
+        number = session.attempt + 1
+        if error.code is ErrorCode.CLIENT_ID_IN_USE and session.state is machine.RECONNECTING:
+            error = self._own_ghost()
+        failure = self._failure(error, attempt=number)
+        settings = self._endpoint.settings
+        next_client_id = self._next_client_id(failure)
+        retry_in = self._endpoint.retry_in
+        delay: float | None
+        if next_client_id is not None:
+            delay = 0.0
+        elif failure.blames_gateway and retry_in is not None:
+            delay = retry_in
+        else:
+            # A ladder of the session's own: how long the Gateway was away is no reason to wait.
+            self._rung += 1
+            delay = settings.backoff.delay(self._rung + self._unstable, self._ports.random())
+        if failure.awaits_human and session.state is machine.RECONNECTING:
+            since = machine.with_since(session, failure).since or failure.time
+            if (failure.time - since).total_seconds() >= settings.auth_grace:
+                delay = HUMAN_PAUSE
+        if self._endpoint.drain is not None and session.state is machine.RECONNECTING:
+            delay = None
+        return AttemptFailed(failure, delay, next_client_id, auth_grace=settings.auth_grace)
+
+    def _own_ghost(self) -> GatewayError:
+        """Nobody else can be meant to have the id: it was ours until the link was lost."""
+        since = self.session.state_time
+        return faults.failure(
+            Symptom.OWN_GHOST,
+            self._target(),
+            since=f"{since:%H:%M:%S}",
+            seconds=round((self._ports.now() - since).total_seconds()),
+        )
 
     async def _hold(self) -> Input:
         assert self._link is not None, "CONNECTED owns a link (I2)"
-        error = await self._link.wait_lost()
+        settings = self._endpoint.settings
+        error = await watch_over(
+            self._link,
+            interval=settings.heartbeat_interval,
+            timeout=settings.heartbeat_timeout,
+            answered=self._answered,
+        )
         self._link = None
         self.heartbeat_latency = None
         self._correlation_id = self._ports.new_id()
-        reason = "HEARTBEAT_UNANSWERED" if error.phase is Phase.HEARTBEAT else "PEER_CLOSED"
-        failure = Failure.of(error, time=self._ports.now(), attempt=0)
+        hung = error.phase is Phase.HEARTBEAT
+        self._unclean = "HEARTBEAT_UNANSWERED" if hung else "LINK_LOST"
+        stable = asyncio.get_running_loop().time() - self._up_at >= STABLE
+        self._unstable = 0 if stable else self._unstable + 1
+        delay: float | None = 0.0
+        if self._endpoint.drain is not None:
+            delay = None
+        elif not stable:
+            delay = settings.backoff.delay(self._unstable, self._ports.random())
+        return LinkLost(
+            self._failure(error, attempt=0),
+            "HEARTBEAT_UNANSWERED" if hung else "PEER_CLOSED",
+            delay,
+        )
+
+    def _answered(self, probe: Probe) -> None:
+        self.heartbeat_latency = probe.latency
+
+    def _failure(self, error: GatewayError, *, attempt: int) -> Failure:
+        """The failure, with what else the one who reads it should know."""
+        failure = Failure.of(error, time=self._ports.now(), attempt=attempt)
+        hint = failure.hint
+        end = self._endpoint.maintenance_end()
+        if end is not None:
+            hint = f"Expected: the Gateway is in maintenance until {end:%a %H:%M} UTC. {hint}"
+        drain = self._endpoint.drain
+        if drain is not None and self.session.state is not machine.CONNECTING:
+            why = f" ({drain.reason})" if drain.reason else ""
+            hint = f"{drain.actor} drains the gateway{why}: an operator must resume it."
+        failure = replace(failure, hint=hint[: faults.TEXT_LIMIT])
         self._log_failure(failure)
-        return LinkLost(failure, reason)
+        return failure
+
+    def _target(self) -> Target:
+        spec = self.session.spec
+        return Target(spec.host, spec.port, self.session.client_id)
+
+    def _quarantine(self, reason: str) -> None:
+        self._client_ids.quarantine(Quarantined(self.session.client_id, reason, self._ports.now()))
 
     def _next_client_id(self, failure: Failure) -> int | None:
         """Hold the next id beside the one that is in use at the Gateway, if that is the policy."""
@@ -254,7 +450,24 @@ class Supervisor:
         return client_id
 
     def _noticed(self, notice: Notice) -> None:
+        """Take a notice of the link; those of the handshake count once it is complete."""
         logger.info("notice", extra=self._about(tws_code=notice.code, text=notice.text))
+        for condition in conditions_of(notice, self._ports.now()):
+            if self._link is None:
+                key = (condition.type, condition.subject)
+                if key in self._told or not condition.subject or len(self._told) < machine.FARMS:
+                    self._told[key] = condition
+            elif self.session.state is machine.CONNECTED and not self.is_ending:
+                self._observe(ConditionSeen(condition))
+
+    def _observe(self, item: Input) -> bool:
+        """Apply an input, unless too much waits for the database already; returns whether."""
+        try:
+            self._apply(item)
+        except StoreUnavailableError as error:
+            logger.error("not_recorded", extra=self._about(error=str(error), item=repr(item)))
+            return False
+        return True
 
     def _apply(self, item: Input) -> None:
         if isinstance(item, EndRequested) and self._end_correlation_id is not None:
@@ -265,8 +478,11 @@ class Supervisor:
             now=self._ports.now(),
             correlation_id=self._correlation_id,
         )
+        if not step.events:
+            return
+        self._recorded = self._ports.log.submit(step.events)
         before, self.session = self.session, step.session
-        self._submit(step.events)
+        self._alarms.follow(self.session, self._ports.now())
         if before.state is machine.CONNECTING and self.session.state is not machine.CONNECTING:
             self._recorded.add_done_callback(self._settle)
             if not self.session.spec.return_immediately:
@@ -277,9 +493,6 @@ class Supervisor:
         if before.client_id != self.session.client_id:
             # Not before the record says so: two open rows must never hold one id.
             self._recorded.add_done_callback(lambda _: self._release(before.client_id))
-
-    def _submit(self, events: tuple[SessionEvent, ...]) -> None:
-        self._recorded = self._ports.log.submit(events)
 
     def _release(self, client_id: int) -> None:
         self._client_ids.release(client_id, self.session.spec.session_id)

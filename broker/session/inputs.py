@@ -4,37 +4,73 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.session.model import CloseReason, Failure
+from broker.session.model import CloseReason, Condition, Failure, SessionNotice
 
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """A handshake was completed: version, nextValidId and a non-empty account list were read."""
+    """A handshake was completed: version, nextValidId and a non-empty account list were read.
+
+    ``conditions`` are those that the Gateway told meanwhile.
+    """
 
     server_version: int
     accounts: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
     """A dial failed, and its socket has ended.
 
-    ``delay`` is in seconds, until the next one if there is to be one. ``next_client_id`` is
+    ``delay`` is in seconds, until the next one if there is to be one; None if that waits for an
+    operator. ``next_client_id`` is
     the id that the broker now holds for the session instead, if ``machine.moves_client_id``
-    asked for one.
+    asked for one. ``auth_grace`` is for how many seconds a disclaimer may stay unaccepted.
     """
 
     failure: Failure
-    delay: float
+    delay: float | None
     next_client_id: int | None = None
+    auth_grace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """The link ended, or was aborted because it no longer answered. ``reason`` is a constant."""
+    """The link ended, or was aborted because it no longer answered. ``reason`` is a constant,
+    ``delay`` the seconds until the first dial for it.
+    """
 
     failure: Failure
     reason: str
+    delay: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCrashed:
+    """The session's own task failed: a bug of ours, which must not cost the session.
+
+    Its link has been aborted. ``in_a_row`` counts the crashes since anything else happened,
+    ``delay`` is in seconds.
+    """
+
+    failure: Failure
+    delay: float
+    in_a_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionSeen:
+    """The Gateway told how something beside the state is now."""
+
+    condition: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something happened that the session's watchers should know."""
+
+    notice: SessionNotice
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +91,14 @@ class BrokerRestarted:
     """The broker found the session in the database at its start."""
 
 
-Input = LinkUp | AttemptFailed | LinkLost | EndRequested | LinkEnded | BrokerRestarted
+Input = (
+    LinkUp
+    | AttemptFailed
+    | LinkLost
+    | TaskCrashed
+    | ConditionSeen
+    | Told
+    | EndRequested
+    | LinkEnded
+    | BrokerRestarted
+)

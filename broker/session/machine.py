@@ -20,20 +20,27 @@ from broker.session.effects import Dial, Effect, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
     BrokerRestarted,
+    ConditionSeen,
     EndRequested,
     Input,
     LinkEnded,
     LinkLost,
     LinkUp,
+    TaskCrashed,
+    Told,
 )
 from broker.session.model import (
     Attempt,
     Change,
     ClientIdPolicy,
     CloseReason,
+    Condition,
+    ConditionChange,
+    ConditionStatus,
     Failure,
     Session,
     SessionEvent,
+    SessionNotice,
     SessionSpec,
     SessionState,
     Transition,
@@ -61,6 +68,20 @@ TRANSITIONS: Final[Mapping[tuple[SessionState, SessionState], int]] = {
 
 CLIENT_ID_DIALS: Final = 10
 """How many ids INCREMENT dials in all."""
+
+CRASHES: Final = 3
+"""How many crashes in a row of its own task end a session that has no link."""
+
+CONDITIONS: Final = 64
+"""How many conditions a session has at most: the peer must not decide how large it grows."""
+
+FARMS: Final = CONDITIONS - 8
+"""How many of them may be about a subject that the peer names: the others must find room."""
+
+DATA_CONTINUOUS: Final = "DATA_CONTINUOUS"
+
+DRAINED: Final = "GATEWAY_DRAINING"
+"""The notice after which a session that has no link waits for an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +132,13 @@ def step(session: Session, item: Input, *, now: datetime, correlation_id: UUID) 
         case ((SessionState.CONNECTING | SessionState.RECONNECTING), AttemptFailed()):
             recorder.attempt_failed(item)
         case SessionState.CONNECTED, LinkLost():
-            recorder.link_lost(item)
+            recorder.link_lost(item.failure, item.reason, item.delay)
+        case _, TaskCrashed():
+            recorder.task_crashed(item)
+        case SessionState.CONNECTED, ConditionSeen():
+            recorder.condition_seen(item.condition)
+        case _, Told():
+            recorder.told(item.notice)
         case _, EndRequested():
             recorder.session = replace(session, close_reason=item.close_reason)
             recorder.record(Update(fields=("close_reason",), actor=item.actor))
@@ -145,6 +172,18 @@ def moves_client_id(session: Session, failure_code: ErrorCode) -> bool:
         and session.spec.client_id_policy is ClientIdPolicy.INCREMENT
         and session.client_id_moves < CLIENT_ID_DIALS - 1
     )
+
+
+def with_since(session: Session, failure: Failure) -> Failure:
+    """The failure, with the time of the first of its kind in a row in the session's state."""
+    last = session.last_failure
+    if (
+        last is not None
+        and last.time > session.state_time
+        and (last.code, last.tws_code) == (failure.code, failure.tws_code)
+    ):
+        return replace(failure, since=last.since)
+    return replace(failure, since=failure.time)
 
 
 def fold(session: Session | None, event: SessionEvent) -> Session:
@@ -197,14 +236,14 @@ class _Recorder:
             )
         )
 
-    def move(self, target: SessionState, reason: str) -> None:
+    def move(self, target: SessionState, reason: str, due: datetime | None = None) -> None:
         source = self.session.state
         final = target.is_final
         self.session = replace(
             self.session,
             state=target,
             state_time=self.now,
-            next_attempt_time=None,
+            next_attempt_time=due,
             disconnect_time=self.now if final else None,
         )
         self.record(
@@ -221,35 +260,77 @@ class _Recorder:
             server_version=item.server_version,
             accounts=item.accounts,
             connect_time=self.now,
+            conditions=(),
         )
+        for condition in item.conditions:
+            self._put(condition)
+        again = self.session.generation > 1
+        if again:
+            self._put(
+                Condition(
+                    type=DATA_CONTINUOUS,
+                    subject="",
+                    status=ConditionStatus.FALSE,
+                    reason="NEW_GENERATION",
+                    message="the link was made anew; subscriptions over the last one ended with it",
+                    transition_time=self.now,
+                )
+            )
         self.move(CONNECTED, "HANDSHAKE_COMPLETED")
+        for condition in self.session.conditions:
+            if condition.status is ConditionStatus.FALSE:
+                self.record(ConditionChange(condition))
 
     def attempt_failed(self, item: AttemptFailed) -> None:
+        failure = with_since(self.session, item.failure)
         if item.next_client_id is not None:
-            self._move_client_id(item.failure, item.next_client_id)
+            self._move_client_id(failure, item.next_client_id)
             return
         number = self.session.attempt + 1
-        self._count(item.failure, attempt=number)
-        budget = (
-            self.session.spec.max_attempts
-            if self.session.state is CONNECTING
-            else self.session.spec.reconnect_max_attempts
-        )
-        if not item.failure.code.retryable:
+        self._count(failure, attempt=number)
+        budget = self._budget()
+        if not failure.code.retryable and not self._waits_for_human(failure, item.auth_grace):
             self.move(FAILED, "NOT_RETRYABLE")
         elif budget is not None and number >= budget:
             self.move(FAILED, "ATTEMPTS_EXHAUSTED")
-        elif self._client_ids_exhausted(item.failure):
+        elif self._client_ids_exhausted(failure):
             self.move(FAILED, "CLIENT_IDS_EXHAUSTED")
         else:
-            self._retry(number, item.failure, item.delay)
+            self._retry(number, failure, item.delay)
 
-    def link_lost(self, item: LinkLost) -> None:
-        self._count(item.failure, attempt=0)
-        budget = self.session.spec.reconnect_max_attempts
-        self.move(RECONNECTING, item.reason)
-        if budget == 0:
+    def link_lost(self, failure: Failure, reason: str, delay: float | None) -> None:
+        self._count(failure, attempt=0)
+        # What was known of the world beyond the link was known by the link.
+        self.session = replace(self.session, conditions=())
+        gives_up = self.session.spec.reconnect_max_attempts == 0
+        due = None
+        if delay is not None and not gives_up:
+            due = self.now + timedelta(seconds=delay)
+        self.move(RECONNECTING, reason, due)
+        if gives_up:
             self.move(FAILED, "ATTEMPTS_EXHAUSTED")
+
+    def task_crashed(self, item: TaskCrashed) -> None:
+        if self.session.state is CONNECTED:
+            self.link_lost(item.failure, "BROKER_ERROR", item.delay)
+            return
+        number = self.session.attempt + 1
+        failure = with_since(self.session, item.failure)
+        self._count(failure, attempt=number)
+        if item.in_a_row >= CRASHES:
+            self.move(FAILED, "BROKER_ERROR")
+        else:
+            self._retry(number, failure, item.delay)
+
+    def told(self, notice: SessionNotice) -> None:
+        if notice.reason == DRAINED and self.session.state is RECONNECTING:
+            self.session = replace(self.session, next_attempt_time=None)
+        self.record(notice)
+
+    def condition_seen(self, condition: Condition) -> None:
+        changed = self._put(condition)
+        if changed is not None:
+            self.record(ConditionChange(changed))
 
     def broker_restarted(self) -> None:
         """Finalise what a broker that died has left: its sockets died with it."""
@@ -267,6 +348,45 @@ class _Recorder:
         )
         self._retry(self.session.client_id_moves, failure, 0.0)
 
+    def _put(self, condition: Condition) -> Condition | None:
+        """Make it a condition of the session; returns it, or None if it changes nothing.
+
+        Its time is that of the last change of its status: another reason for the same status is
+        no news of how long that has lasted.
+        """
+        key = (condition.type, condition.subject)
+        known = {(item.type, item.subject): item for item in self.session.conditions}
+        before = known.get(key)
+        if before is not None and (before.status, before.reason) == (
+            condition.status,
+            condition.reason,
+        ):
+            return None
+        if before is None and len(known) >= (FARMS if condition.subject else CONDITIONS):
+            return None
+        if before is not None and before.status is condition.status:
+            condition = replace(condition, transition_time=before.transition_time)
+        known[key] = condition
+        self.session = replace(
+            self.session, conditions=tuple(known[each] for each in sorted(known))
+        )
+        return condition
+
+    def _budget(self) -> int | None:
+        spec = self.session.spec
+        return (
+            spec.max_attempts if self.session.state is CONNECTING else spec.reconnect_max_attempts
+        )
+
+    def _waits_for_human(self, failure: Failure, grace: float) -> bool:
+        """Whether it is worth dialling again after a failure that only a human can end."""
+        if not failure.awaits_human:
+            return False
+        if self.session.state is RECONNECTING and self._budget() is None:
+            return True
+        since = failure.since or failure.time
+        return (failure.time - since).total_seconds() < grace
+
     def _client_ids_exhausted(self, failure: Failure) -> bool:
         """INCREMENT has dialled all its ids, or there is no other to be had."""
         return (
@@ -283,7 +403,7 @@ class _Recorder:
             error_count=self.session.error_count + 1,
         )
 
-    def _retry(self, number: int, failure: Failure, delay: float) -> None:
-        due = self.now + timedelta(seconds=delay)
+    def _retry(self, number: int, failure: Failure, delay: float | None) -> None:
+        due = self.now + timedelta(seconds=delay) if delay is not None else None
         self.session = replace(self.session, next_attempt_time=due)
         self.record(Attempt(number=number, failure=failure, next_attempt_time=due))

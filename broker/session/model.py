@@ -6,9 +6,13 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from broker.errors import GATEWAY_ERRORS, ErrorCode, GatewayError, Phase
+
+DISCLAIMER: Final = 10141
+"""The paper-trading disclaimer was not accepted yet: common right after a Gateway's restart."""
 
 
 class SessionState(enum.StrEnum):
@@ -49,11 +53,16 @@ class CloseReason(enum.StrEnum):
     BROKER_STOPPING = "BROKER_STOPPING"
     BROKER_RESTARTED = "BROKER_RESTARTED"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    GATEWAY_DRAINED = "GATEWAY_DRAINED"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt or a link failed."""
+    """Why an attempt or a link failed.
+
+    ``since`` is when the first of the consecutive failures of this kind happened; None if
+    that is not known.
+    """
 
     code: ErrorCode
     phase: Phase
@@ -62,6 +71,17 @@ class Failure:
     time: datetime
     tws_code: int = 0
     attempt: int = 0
+    since: datetime | None = None
+
+    @property
+    def blames_gateway(self) -> bool:
+        """Whether the Gateway gave no version reply: everybody's failure, not this session's."""
+        return self.phase in (Phase.TCP, Phase.HANDSHAKE)
+
+    @property
+    def awaits_human(self) -> bool:
+        """Whether it goes away when somebody accepts a disclaimer at the Gateway (10141)."""
+        return self.tws_code == DISCLAIMER
 
     @classmethod
     def of(cls, error: GatewayError, *, time: datetime, attempt: int) -> Failure:
@@ -177,11 +197,13 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A dial that failed without moving the state; another follows at ``next_attempt_time``."""
+    """A dial that failed without moving the state; another follows at ``next_attempt_time``, or,
+    if that is None, when an operator allows it.
+    """
 
     number: int
     failure: Failure
-    next_attempt_time: datetime
+    next_attempt_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +221,22 @@ class Update:
     actor: str
 
 
-Change = Transition | Attempt | ConditionChange | Update
+@dataclass(frozen=True, slots=True)
+class SessionNotice:
+    """Something that moved neither state nor condition, but that somebody should know.
+
+    ``reason`` is a constant, ``subject`` what it is about: a state, a condition or the
+    gateway; ``since`` is when that began.
+    """
+
+    reason: str
+    subject: str
+    message: str
+    hint: str
+    since: datetime
+
+
+Change = Transition | Attempt | ConditionChange | Update | SessionNotice
 
 
 @dataclass(frozen=True, slots=True)
