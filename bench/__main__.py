@@ -24,11 +24,13 @@ from ib_async import IB, StartupFetchNONE
 from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from bench.server import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 WATCHERS: Final = 1000
 ROUNDS: Final = 5
+SESSIONS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ async def notice_of_loss(broker: Server, gateway: SimulatedGateway) -> list[Figu
         pass
     times = []
     for _ in range(50):
-        await broker.stub.OpenSession(pb.OpenSessionRequest(client_id=7000))
+        await broker.stub.OpenSession(
+            pb.OpenSessionRequest(client_id=7000, reconnect_max_attempts=0)
+        )
         for _ in range(2):
             await anext(stream)
         begin = time.perf_counter()
@@ -264,6 +268,53 @@ async def notice_of_loss(broker: Server, gateway: SimulatedGateway) -> list[Figu
     ]
 
 
+async def recovery(broker: Server, gateway: SimulatedGateway) -> list[Figure]:
+    """A Gateway that hangs, and one that goes away and returns, in front of 10 sessions."""
+    stream = aiter(broker.stub.WatchSessions(pb.WatchSessionsRequest()))
+    states: dict[str, int] = {}
+
+    async def until(wanted: int) -> None:
+        """Read until all sessions are in a state."""
+        while True:
+            message = await anext(stream)
+            kind = message.WhichOneof("message")
+            if kind in ("snapshot", "event"):
+                session = message.snapshot if kind == "snapshot" else message.event.session
+                states[session.session_id] = session.state
+                if len(states) == SESSIONS and set(states.values()) == {wanted}:
+                    return
+
+    await until(session_pb2.SESSION_STATE_CONNECTED)
+    gateway.mute(True)
+    begin = time.perf_counter()
+    await until(session_pb2.SESSION_STATE_RECONNECTING)
+    hung = time.perf_counter() - begin
+    await gateway.stop_listening()
+    gateway.drop()
+    gateway.mute(False)
+    await asyncio.sleep(5)
+    waiting = (await broker.stub.ListSessions(pb.ListSessionsRequest())).sessions
+    due = max(session.next_attempt_time.ToNanoseconds() / 1e9 for session in waiting)
+    wait = max(due - time.time(), 0.0)
+    await gateway.start_listening()
+    begin = time.perf_counter()
+    await until(session_pb2.SESSION_STATE_CONNECTED)
+    back = time.perf_counter() - begin
+    bound = HEARTBEAT_INTERVAL + HEARTBEAT_TIMEOUT + 1.0
+    return [
+        Figure(
+            "hung Gateway → the last of 10 RECONNECTING", hung, "s", f"≤ {bound:g}", hung <= bound
+        ),
+        Figure(
+            "Gateway returns → the last of 10 CONNECTED, beyond the prober's wait",
+            back - wait,
+            "s",
+            "≤ 2",
+            back - wait <= 2,
+        ),
+    ]
+
+
 async def measure() -> list[Figure]:
     """All of it, in order."""
     with tempfile.TemporaryDirectory() as directory:
@@ -279,12 +330,14 @@ async def measure() -> list[Figure]:
                 Figure("start to serving, with a new cluster", broker.started_in, "s", "", None)
             ]
             opened = [
-                (await broker.stub.OpenSession(pb.OpenSessionRequest())).session for _ in range(9)
+                (await broker.stub.OpenSession(pb.OpenSessionRequest())).session
+                for _ in range(SESSIONS)
             ]
             figures += await get_session(broker, bare, opened[0])
             figures += await open_session(broker, gateway)
             figures += await notice_of_loss(broker, gateway)
             figures += await fan_out(broker, bare)
+            figures += await recovery(broker, gateway)
             memory = broker.memory
             figures.append(Figure("memory after all of it", memory, "MiB", "", None))
             return figures

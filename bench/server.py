@@ -10,7 +10,7 @@ import asyncio
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 import uvloop
@@ -21,6 +21,10 @@ from broker.app import broker
 from broker.config import GatewayConfig, Settings
 from broker.rpc.server import options
 from broker.telemetry import logs
+
+HEARTBEAT_INTERVAL: Final = 2.0
+HEARTBEAT_TIMEOUT: Final = 1.0
+"""Seconds; shorter than by default, so that a bench ends soon."""
 
 
 class Bare(session_service_pb2_grpc.SessionServiceServicer):
@@ -77,7 +81,15 @@ async def serve_broker(gateway_port: int, data_dir: Path) -> None:
     """The broker as it is, with its own PostgreSQL."""
     logs.configure("CRITICAL", "json")
     settings = Settings(
-        gateways={"default": GatewayConfig(port=gateway_port, handshake_spacing=0)},
+        gateways={
+            "default": GatewayConfig(
+                port=gateway_port,
+                handshake_spacing=0,
+                heartbeat_interval=HEARTBEAT_INTERVAL,
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            )
+        },
+        session_limit=32,
         grpc_listen="127.0.0.1:0",
         data_dir=data_dir,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +28,8 @@ DEADLINE: Final = 10.0
 """Seconds for an answer that does not wait for a Gateway."""
 CLOSE_DEADLINE: Final = 30.0
 """Seconds for a session to end: longer than the broker itself waits for its link."""
+DRAIN_DEADLINE: Final = 120.0
+"""Seconds for all sessions of a gateway to end."""
 OPEN_DEADLINE: Final = 300.0
 """Seconds for a session to open: longer than the broker's own attempts take by default."""
 _PAGE: Final = 500
@@ -141,9 +143,8 @@ class Broker:
             timeout=_duration(timeout),
             **fields,
         )
-        metadata = None if owner is None else ((_OWNER_KEY, owner),)
         response: pb.OpenSessionResponse = self._call(
-            self._service.OpenSession, request, deadline=deadline, metadata=metadata
+            self._service.OpenSession, request, deadline=deadline, metadata=_caller(owner)
         )
         return response
 
@@ -179,6 +180,25 @@ class Broker:
             self._service.VerifySession, request, deadline=OPEN_DEADLINE
         )
         return response
+
+    def acknowledge(
+        self, session_id: str, generation: int | None, owner: str | None
+    ) -> session_pb2.Session:
+        """Say that what was interrupted is subscribed anew.
+
+        Args:
+            session_id: the session.
+            generation: that of the link; None is the session's as it is now.
+            owner: who says it; None leaves it to the broker.
+        """
+        if generation is None:
+            # One that never had a link is refused for that, not for the number.
+            generation = max(self.get(session_id).generation, 1)
+        request = pb.AcknowledgeDataRequest(session_id=session_id, generation=generation)
+        response: pb.AcknowledgeDataResponse = self._call(
+            self._service.AcknowledgeData, request, metadata=_caller(owner)
+        )
+        return response.session
 
     def watch(self, wanted: Filter) -> Iterator[pb.WatchSessionsResponse | Lost]:
         """Follow sessions until interrupted.
@@ -220,6 +240,37 @@ class Broker:
         request = gateway_service_pb2.GetGatewayRequest(gateway_id=gateway_id)
         response: gateway_service_pb2.GetGatewayResponse = self._call(
             self._gateway_service.GetGateway, request
+        )
+        return response.gateway
+
+    def drain(
+        self, gateway_id: str, reason: str, *, close_sessions: bool, owner: str | None
+    ) -> gateway_pb2.Gateway:
+        """Take a gateway out of use; returns when its sessions have ended, if they are to."""
+        request = gateway_service_pb2.DrainGatewayRequest(
+            gateway_id=gateway_id, reason=reason, close_sessions=close_sessions
+        )
+        response: gateway_service_pb2.DrainGatewayResponse = self._call(
+            self._gateway_service.DrainGateway,
+            request,
+            deadline=DRAIN_DEADLINE if close_sessions else DEADLINE,
+            metadata=_caller(owner),
+        )
+        return response.gateway
+
+    def resume(self, gateway_id: str, owner: str | None) -> gateway_pb2.Gateway:
+        """Put a gateway into use again."""
+        request = gateway_service_pb2.ResumeGatewayRequest(gateway_id=gateway_id)
+        response: gateway_service_pb2.ResumeGatewayResponse = self._call(
+            self._gateway_service.ResumeGateway, request, metadata=_caller(owner)
+        )
+        return response.gateway
+
+    def reset_breaker(self, gateway_id: str) -> gateway_pb2.Gateway:
+        """Close a gateway's circuit, and let whoever waits for it try at once."""
+        request = gateway_service_pb2.ResetCircuitBreakerRequest(gateway_id=gateway_id)
+        response: gateway_service_pb2.ResetCircuitBreakerResponse = self._call(
+            self._gateway_service.ResetCircuitBreaker, request
         )
         return response.gateway
 
@@ -278,7 +329,7 @@ class Broker:
         return CallError(
             message=error.details() or "",
             reason=info.reason,
-            hint=failure.hint,
+            hint=failure.hint or _hint(info.reason, info.metadata),
             violations=tuple((item.field, item.description) for item in bad.field_violations),
             retry_after=delay,
             correlation_id=correlation,
@@ -318,6 +369,24 @@ def calling(address: str) -> Iterator[Broker]:
     """
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         yield Broker(channel, address)
+
+
+def _caller(owner: str | None) -> tuple[tuple[str, str], ...] | None:
+    return None if owner is None else ((_OWNER_KEY, owner),)
+
+
+def _hint(reason: str, metadata: Mapping[str, str]) -> str:
+    """Which command helps, where one does."""
+    gateway_id = metadata.get("gateway_id", "")
+    match reason:
+        case "GATEWAY_DRAINING":
+            return f"`gateway-broker gateways resume {gateway_id}` puts it into use again"
+        case "CIRCUIT_OPEN":
+            return (
+                f"`gateway-broker gateways get {gateway_id}` says what is wrong; once that is "
+                f"repaired, `gateway-broker gateways reset-breaker {gateway_id}` saves the wait"
+            )
+    return ""
 
 
 def _duration(seconds: float | None) -> Duration | None:

@@ -42,8 +42,13 @@ BANNER: Final = """
     {command} gateways get{broker}
     psql "$({command} db url --dev)" -c 'select * from session_events'
     grpcurl -plaintext {grpc} list
-    grpcurl -plaintext -d '{{"reset": true}}' {control} \\
-        ibgateway.simulator.v1.SimulatorService/DropClients
+
+  Then break it, and watch the session come back, as generation 2 and 3: its connection is reset;
+  the Gateway restarts for 20 s, and holds the client id for another 5 s.
+
+    S=ibgateway.simulator.v1.SimulatorService
+    grpcurl -plaintext -d '{{"reset": true}}' {control} $S/DropClients
+    grpcurl -plaintext -d '{{"down": "20s", "ghosts": "5s"}}' {control} $S/StartRestart
 
   Ctrl-C stops all of it.
 """

@@ -1,7 +1,8 @@
-"""`gateway-broker gateways`: what the broker knows of each Gateway."""
+"""`gateway-broker gateways`: what is known of each Gateway, and what operators decide about it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import typer
@@ -10,17 +11,23 @@ from rich.text import Text
 
 from broker.cli import output
 from broker.cli.client import calling
-from broker.cli.output import BrokerOption, Format, FormatOption, moment
+from broker.cli.output import ActorOption, BrokerOption, Format, FormatOption, moment
 from broker.config import broker_address
 
-app = typer.Typer(help="See the Gateways behind the broker.", no_args_is_help=True)
+app = typer.Typer(
+    help="See the Gateways behind the broker; take them out of use and back.", no_args_is_help=True
+)
 
-_COLUMNS: Final = ("GATEWAY", "REACHABLE", "ADDRESS", "KIND", "SEATS", "LAST FAILURE")
+_COLUMNS: Final = ("GATEWAY", "REACHABLE", "ADDRESS", "KIND", "SEATS", "LAST FAILURE", "Now")
+
+GatewayId = Annotated[
+    str, typer.Argument(metavar="GATEWAY", help="The name of the gateway.", show_default=False)
+]
 
 
 @app.command("list")
 def list_(*, broker: BrokerOption = None, form: FormatOption = Format.TABLE) -> None:
-    """List all gateways.
+    """List all gateways: breaker, drain, next attempt, maintenance and quarantine stand last.
 
     REACHABLE is as of the last dial; it is unknown until the first one.
     """
@@ -39,9 +46,70 @@ def get(
     broker: BrokerOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Show one gateway: seats, client ids and who holds them, the last failure."""
+    """Show one gateway: who holds which client id, breaker, drain, maintenance, last failure."""
     with calling(broker or broker_address()) as client:
         gateway = client.gateway(gateway_id)
+    _show(gateway, form)
+
+
+@app.command()
+def drain(
+    gateway_id: GatewayId,
+    *,
+    reason: Annotated[
+        str, typer.Option(help="Why, for those who are refused.", show_default=False)
+    ] = "",
+    close_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--close-sessions", help="End its sessions, too, and wait until they have ended."
+        ),
+    ] = False,
+    owner: ActorOption = None,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Take a gateway out of use until `resume`, also over a restart of the broker.
+
+    It takes no new session. Sessions that are CONNECTED stay; one that loses its link waits in
+    RECONNECTING without dialling.
+    """
+    with (
+        calling(broker or broker_address()) as client,
+        output.waiting(f"waiting for the sessions of gateway {gateway_id!r} to end"),
+    ):
+        gateway = client.drain(gateway_id, reason, close_sessions=close_sessions, owner=owner)
+    _show(gateway, form)
+
+
+@app.command()
+def resume(
+    gateway_id: GatewayId,
+    *,
+    owner: ActorOption = None,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Put a gateway into use again; sessions that wait for it dial at once."""
+    with calling(broker or broker_address()) as client:
+        gateway = client.resume(gateway_id, owner)
+    _show(gateway, form)
+
+
+@app.command("reset-breaker")
+def reset_breaker(
+    gateway_id: GatewayId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Close a gateway's circuit, and let whoever waits for the gateway try at once.
+
+    For when you have repaired it and do not want to wait.
+    """
+    with calling(broker or broker_address()) as client:
+        gateway = client.reset_breaker(gateway_id)
+    _show(gateway, form)
+
+
+def _show(gateway: gateway_pb2.Gateway, form: Format) -> None:
     if form is Format.JSON:
         output.document(output.message(gateway))
         return
@@ -54,6 +122,10 @@ def get(
             ("readonly", "yes" if gateway.readonly else ""),
             ("reachable", _reachable(gateway)),
             ("as of", moment(gateway.reachable_time)),
+            ("next attempt", moment(gateway.next_attempt_time)),
+            ("breaker", _breaker(gateway.circuit_breaker)),
+            ("drained by", _drained(gateway)),
+            ("maintenance", _maintenance(gateway)),
             ("server version", str(gateway.server_version or "")),
             ("seats", f"{gateway.sessions_used} of {gateway.session_limit}"),
             (
@@ -61,6 +133,13 @@ def get(
                 "\n".join(
                     f"{held.client_id}  {held.session_id}  {held.owner}"
                     for held in gateway.client_ids
+                ),
+            ),
+            (
+                "quarantined",
+                "\n".join(
+                    f"{item.client_id}  {item.reason}  since {moment(item.quarantine_time)}"
+                    for item in gateway.quarantined_client_ids
                 ),
             ),
             ("last failure", f"{failure.reason}: {failure.message}" if failure.reason else ""),
@@ -78,7 +157,48 @@ def _row(gateway: gateway_pb2.Gateway) -> tuple[str | Text, ...]:
         _kind(gateway),
         f"{gateway.sessions_used}/{gateway.session_limit}",
         gateway.last_failure.reason,
+        Text("; ").join(_now(gateway)),
     )
+
+
+def _now(gateway: gateway_pb2.Gateway) -> Iterator[Text]:
+    """What is out of the ordinary; in one column, so that it fits a terminal."""
+    yield Text.assemble("circuit ", _breaker(gateway.circuit_breaker))
+    if gateway.HasField("drain"):
+        yield Text(f"drained by {_drained(gateway)}", style="yellow")
+    if gateway.HasField("next_attempt_time"):
+        yield Text(f"next attempt {moment(gateway.next_attempt_time)}")
+    if gateway.HasField("maintenance_end_time"):
+        yield Text(f"maintenance {_maintenance(gateway)}")
+    if gateway.quarantined_client_ids:
+        ids = ", ".join(str(item.client_id) for item in gateway.quarantined_client_ids)
+        yield Text(f"quarantined {ids}")
+
+
+def _breaker(breaker: gateway_pb2.CircuitBreaker) -> Text:
+    """Its state; an open one says when it half-opens, a closed one what it has counted."""
+    name = gateway_pb2.CircuitBreakerState.Name(breaker.state)
+    name = name.removeprefix("CIRCUIT_BREAKER_STATE_")
+    style = {"CLOSED": "green", "OPEN": "red"}.get(name, "yellow")
+    if breaker.HasField("half_open_time"):
+        return Text(f"{name}, a trial at {moment(breaker.half_open_time)}", style=style)
+    if breaker.failures and name == "CLOSED":
+        return Text(f"{name}, failures {breaker.failures}", style="yellow")
+    return Text(name, style=style)
+
+
+def _drained(gateway: gateway_pb2.Gateway) -> str:
+    """Who drains it, since when and why; empty if nobody does."""
+    if not gateway.HasField("drain"):
+        return ""
+    drain = gateway.drain
+    why = f": {drain.reason}" if drain.reason else ""
+    return f"{drain.actor} since {moment(drain.drain_time)}{why}"
+
+
+def _maintenance(gateway: gateway_pb2.Gateway) -> str:
+    end = moment(gateway.maintenance_end_time)
+    return f"until {end}" if end else ""
 
 
 def _kind(gateway: gateway_pb2.Gateway) -> str:

@@ -47,6 +47,11 @@ BrokerOption = Annotated[
     ),
 ]
 
+ActorOption = Annotated[
+    str | None,
+    typer.Option("--owner", help="In whose name. Default: local.", show_default=False),
+]
+
 
 def _console(file: TextIO) -> Console:
     return Console(

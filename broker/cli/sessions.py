@@ -1,4 +1,4 @@
-"""`gateway-broker sessions`: open, close, find, verify and watch sessions."""
+"""`gateway-broker sessions`: open, close, find, verify, watch and acknowledge sessions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from rich.text import Text
 
 from broker.cli import output
 from broker.cli.client import OPEN_DEADLINE, Filter, calling
-from broker.cli.output import BrokerOption, Format, FormatOption, moment
-from broker.cli.story import state, tell
+from broker.cli.output import ActorOption, BrokerOption, Format, FormatOption, moment
+from broker.cli.story import Story, condition, state, troubled
 from broker.config import broker_address
 from broker.session.model import SessionState
 
-app = typer.Typer(help="Open, close, find, verify and watch sessions.", no_args_is_help=True)
+app = typer.Typer(
+    help="Open, close, find, verify, watch and acknowledge sessions.", no_args_is_help=True
+)
 
 _COLUMNS: Final = ("SESSION", "STATE", "GATEWAY", "CLIENT ID", "OWNER", "SINCE", "WHY")
 
@@ -73,14 +75,19 @@ def open_(
             show_default=False,
         ),
     ] = None,
+    reconnect_max_attempts: Annotated[
+        int | None,
+        typer.Option(
+            help="How often to dial for a link that was lost before the session has FAILED; 0 "
+            "fails at once. Default: without end.",
+            show_default=False,
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option("--label", metavar="KEY=VALUE", help="A label of the session; repeatable."),
     ] = None,
-    owner: Annotated[
-        str | None,
-        typer.Option(help="Who opens it. Default: local.", show_default=False),
-    ] = None,
+    owner: ActorOption = None,
     return_immediately: Annotated[
         bool, typer.Option("--return-immediately", help="Do not wait until it is CONNECTED.")
     ] = False,
@@ -114,6 +121,7 @@ def open_(
             readonly=readonly,
             timeout=timeout,
             max_attempts=max_attempts,
+            reconnect_max_attempts=reconnect_max_attempts,
             labels=_labels(label),
             owner=owner,
             return_immediately=return_immediately,
@@ -218,6 +226,31 @@ def verify(
 
 
 @app.command()
+def acknowledge(
+    session_id: SessionId,
+    *,
+    generation: Annotated[
+        int | None,
+        typer.Option(
+            help="The generation of the link over which you have subscribed: refused if the link "
+            "was made anew since. Default: the session's as it is now.",
+            show_default=False,
+        ),
+    ] = None,
+    owner: ActorOption = None,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say that you have subscribed anew to what was interrupted: DATA_CONTINUOUS is TRUE again.
+
+    It became FALSE when the link was made anew, or when the Gateway lost data (1101).
+    """
+    with calling(broker or broker_address()) as client:
+        session = client.acknowledge(session_id, generation, owner)
+    _show(session, form)
+
+
+@app.command()
 def watch(
     session_ids: SessionIds = None,
     *,
@@ -244,9 +277,10 @@ def watch(
         states=state,
         include_final=include_final,
     )
+    story = Story()
     with calling(broker or broker_address()) as client:
         for message in client.watch(wanted):
-            for line in tell(message, form):
+            for line in story.tell(message, form):
                 output.line(line)
 
 
@@ -265,6 +299,9 @@ def _show(session: session_pb2.Session, form: Format) -> None:
             ("labels", ", ".join(f"{key}={value}" for key, value in session.labels.items())),
             ("accounts", ", ".join(session.accounts)),
             ("server version", str(session.server_version or "")),
+            ("generation", str(session.generation or "")),
+            ("conditions", Text("\n").join(condition(fact) for fact in troubled(session))),
+            ("attempt", str(session.attempt or "")),
             ("created", moment(session.create_time)),
             ("connected", moment(session.connect_time)),
             ("since", moment(session.state_time)),
@@ -298,8 +335,18 @@ def _row(session: session_pb2.Session) -> tuple[str | Text, ...]:
         _client_id(session),
         session.owner,
         moment(session.state_time),
-        session.close_reason or session.last_failure.reason,
+        session.close_reason or _trouble(session),
     )
+
+
+def _trouble(session: session_pb2.Session) -> str:
+    """Why it does not work, or what does not work of it; a failure that is over is none."""
+    if session.state != session_pb2.SESSION_STATE_CONNECTED:
+        return session.last_failure.reason
+    names = dict.fromkeys(
+        fact.type for fact in troubled(session) if fact.status == session_pb2.CONDITION_STATUS_FALSE
+    )
+    return ", ".join(names)
 
 
 def _validated(form: Format) -> None:
