@@ -69,6 +69,8 @@ def gateway(simulator: SimulatedGateway, **changes: Any) -> GatewayConfig:
         "retry_max_delay": 0.2,
         "handshake_spacing": 0.0,
         "heartbeat_timeout": 1.0,
+        "sentinel": False,
+        "auth_grace": 0.0,
     }
     return GatewayConfig(host=simulator.host, port=simulator.port, **(quick | changes))
 

@@ -19,6 +19,7 @@ IDS = [str(path.relative_to(ROOT)) for path in MODULES]
 # Who may import a third-party library; a name ending in / is a folder.
 IMPORTERS = {
     "ib_async": ("gateway/ib.py",),
+    "pybreaker": ("gateway/breaker.py",),
     "asyncpg": ("store/postgres.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),

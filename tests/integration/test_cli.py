@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from broker.cli.root import app
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import Client, eventually, sockets
+from tests.harness import CONNECTED, RECONNECTING, Client, eventually, serving, sockets
 from tests.program import ROOT, environment, interrupt, run, running, until
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -120,9 +120,9 @@ async def test_migrate_and_db_url_say_what_to_do(fresh_data_dir: Path) -> None:
     assert none.code == 1
     assert "gateway-broker serve" in none.err
     first = await run("migrate", **where)
-    assert (first.code, first.out) == (0, "migrated the database: empty -> 0001\n")
+    assert (first.code, first.out) == (0, "migrated the database: empty -> 0002\n")
     again = await run("migrate", **where)
-    assert (again.code, again.out) == (0, "the database is at 0001 already\n")
+    assert (again.code, again.out) == (0, "the database is at 0002 already\n")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,16 @@ async def test_migrate_and_db_url_say_what_to_do(fresh_data_dir: Path) -> None:
         (["sessions", "open", "--client-id", "seven"], 2, "--client-id"),
         (["sessions", "watch", "--state", "asleep"], 2, "--state"),
         (["sessions", "watch", "x"], 1, "session_ids"),
+        (["sessions", "open", "--reconnect-max-attempts", "-1"], 1, "reconnect_max_attempts: "),
+        (["sessions", "acknowledge", UNKNOWN], 1, "SESSION_NOT_FOUND"),
+        (["sessions", "acknowledge", "x", "--generation", "0"], 1, "generation: must be"),
+        (["sessions", "acknowledge", UNKNOWN, "--generation", "one"], 2, "--generation"),
         (["gateways", "get", "nope"], 1, "GATEWAY_NOT_FOUND"),
+        (["gateways", "drain"], 2, "GATEWAY"),
+        (["gateways", "drain", "nope"], 1, "GATEWAY_NOT_FOUND"),
+        (["gateways", "drain", "default", "--reason", "x" * 257], 1, "reason: must be"),
+        (["gateways", "resume", "nope"], 1, "GATEWAY_NOT_FOUND"),
+        (["gateways", "reset-breaker", "nope"], 1, "GATEWAY_NOT_FOUND"),
         (["health", "nope"], 1, ""),
         (["health", "--deadline", "0"], 2, "--deadline"),
     ],
@@ -214,6 +223,185 @@ async def test_lists_and_filters_are_json_for_programs(client: Client) -> None:
     assert [held["client_id"] for held in one["client_ids"]] == [7]
     healthy = await run("health", "--broker", client.running.grpc_address)
     assert (healthy.code, healthy.out) == (0, "SERVING\n")
+
+
+async def test_an_operator_drains_a_gateway_and_puts_it_into_use_again(client: Client) -> None:
+    at = ("--broker", client.running.grpc_address)
+    session = await client.open(client_id=7)
+    async with running("sessions", "watch", *at) as watch:
+        await until(watch, "changes follow")
+        drained = await run(
+            *("gateways", "drain", "default", "--reason", "upgrade", "--owner", "ops", *at)
+        )
+        assert drained.code == 0, drained.err
+        assert re.search(r"drained by +ops since \d{4}-.*: upgrade", drained.out)
+        story = await until(watch, "GATEWAY_DRAINING")
+        assert "gateway 'default' is drained by 'ops': upgrade" in story
+        listed = await run("gateways", "list", *at)
+        assert "drained by ops since" in listed.out
+        refused = await run("sessions", "open", *at)
+        assert refused.code == 1
+        assert "GATEWAY_DRAINING" in refused.err
+        assert "hint: `gateway-broker gateways resume default`" in refused.err
+        assert (await client.get(session.session_id)).state == CONNECTED
+        ended = await run(
+            *("gateways", "drain", "default", "--close-sessions", "--output", "json", *at)
+        )
+        said = json.loads(ended.out)
+        assert said["drain"]["actor"] == "local"
+        assert said["client_ids"] == []
+        await until(watch, "CONNECTED -> DISCONNECTED  GATEWAY_DRAINED")
+    resumed = await run("gateways", "resume", "default", "--output", "json", *at)
+    assert "drain" not in json.loads(resumed.out)
+    again = await run("gateways", "resume", "default", *at)
+    assert (again.code, "drained" in again.out) == (0, False)
+
+
+async def test_an_open_circuit_says_when_it_is_tried_and_is_closed_on_request(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    changes = {"circuit_breaker_failure_threshold": 1, "retry_initial_delay": 60.0}
+    async with serving(
+        simulator, database_url, gateway_changes={**changes, "retry_max_delay": 60.0}
+    ) as client:
+        at = ("--broker", client.running.grpc_address)
+        await simulator.stop_listening()
+        await client.open(client_id=7, return_immediately=True)
+
+        async def is_open() -> bool:
+            said = await run("gateways", "list", *at)
+            return bool(re.search(r"OPEN, a trial at \d{4}-", said.out))
+
+        await eventually(is_open, timeout=20)
+        shown = await run("gateways", "get", *at)
+        assert re.search(r"breaker +OPEN, a trial at \d{4}-", shown.out)
+        assert re.search(r"next attempt +\d{4}-", shown.out)
+        refused = await run("sessions", "open", *at)
+        assert "CIRCUIT_OPEN" in refused.err
+        assert "gateways reset-breaker default" in refused.err
+        assert "retry: in " in refused.err
+        await simulator.start_listening()
+        async with running("sessions", "watch", *at) as watch:
+            await until(watch, "changes follow")
+            closed = await run("gateways", "reset-breaker", "default", "--output", "json", *at)
+            state = json.loads(closed.out)["circuit_breaker"]["state"]
+            assert state == "CIRCUIT_BREAKER_STATE_CLOSED"
+            story = await until(watch, "CONNECTING -> CONNECTED")
+            assert "CIRCUIT_CLOSED" in story
+
+
+async def test_interrupted_data_is_shown_until_its_owner_has_subscribed_anew(
+    client: Client, simulator: SimulatedGateway
+) -> None:
+    at = ("--broker", client.running.grpc_address)
+    session = await client.open(client_id=7)
+    simulator.notify(1101)
+
+    async def shown(*command: str) -> str:
+        said = await run("sessions", *command, session.session_id, *at)
+        return said.out if said.code == 0 else said.err
+
+    async def is_interrupted() -> bool:
+        return "DATA_CONTINUOUS is FALSE (1101)" in await shown("get")
+
+    await eventually(is_interrupted, timeout=20)
+    assert re.search(r"generation +1", await shown("get"))
+    assert "UPSTREAM" not in await shown("get")
+    assert "DATA_CONTINUOUS" in await shown("list")
+    other = await shown("acknowledge", "--generation", "2")
+    assert "generation: is 1 now" in other
+    assert "conditions" not in await shown("acknowledge")
+    once_more = await shown("acknowledge", "--generation", "1", "--output", "json")
+    [data] = [
+        fact for fact in json.loads(once_more)["conditions"] if fact["type"] == "DATA_CONTINUOUS"
+    ]
+    assert data["status"] == "CONDITION_STATUS_TRUE"
+    await client.close(session.session_id)
+    assert "SESSION_NOT_CONNECTED" in await shown("acknowledge")
+
+
+async def test_a_session_that_shall_not_reconnect_fails_with_its_link(
+    client: Client, simulator: SimulatedGateway
+) -> None:
+    at = ("--broker", client.running.grpc_address)
+    async with running("sessions", "watch", *at) as watch:
+        await until(watch, "changes follow")
+        opened = await run("sessions", "open", "--reconnect-max-attempts", "0", *at)
+        assert opened.code == 0, opened.err
+        simulator.drop()
+        story = await until(watch, "RECONNECTING -> FAILED  ATTEMPTS_EXHAUSTED")
+        assert "no attempt is planned" in story
+
+
+async def test_an_id_in_quarantine_is_shown_with_its_reason(
+    client: Client, simulator: SimulatedGateway
+) -> None:
+    session = await client.open(client_id=7)
+    await simulator.stop_listening()
+    simulator.drop(reset=True)
+
+    async def lost() -> bool:
+        return (await client.get(session.session_id)).state == RECONNECTING
+
+    await eventually(lost)
+    await client.close(session.session_id)
+    at = ("--broker", client.running.grpc_address)
+    shown = await run("gateways", "get", *at)
+    assert re.search(r"quarantined +7  LINK_LOST  since \d{4}-", shown.out)
+    assert "quarantined 7" in (await run("gateways", "list", *at)).out
+
+
+async def test_a_gateway_in_maintenance_says_until_when(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    always = {"maintenance": ["00:00-23:59 UTC", "23:58-00:01 UTC"]}
+    async with serving(simulator, database_url, gateway_changes=always) as client:
+        at = ("--broker", client.running.grpc_address)
+        shown = await run("gateways", "get", *at)
+        assert re.search(r"maintenance +until \d{4}-", shown.out)
+        assert "maintenance until " in (await run("gateways", "list", *at)).out
+
+
+async def test_a_gateway_that_is_killed_and_started_again_is_a_story(database_url: str) -> None:
+    # docs/reconnecting.md tells this very story; its words are asserted here.
+    gateway, address = free_address(), free_address()
+    simulate = ("simulate", "--listen", gateway, "--no-control")
+    at = ("--broker", address)
+    settings = {
+        "DATABASE_URL": database_url,
+        "IB_GATEWAY_PORT": gateway.rpartition(":")[2],
+        "GATEWAY_BROKER_GRPC_LISTEN": address,
+        "GATEWAY_BROKER_GATEWAYS__DEFAULT__RETRY_INITIAL_DELAY": "0.3",
+        "GATEWAY_BROKER_GATEWAYS__DEFAULT__RETRY_MAX_DELAY": "0.6",
+    }
+
+    async def serves() -> bool:
+        return (await run("health", *at)).code == 0
+
+    async with running(*simulate) as simulator, running("serve", **settings):
+        await until(simulator, "Press Ctrl-C")
+        await eventually(serves, timeout=30)
+        async with running("sessions", "watch", *at) as watch:
+            await until(watch, "changes follow")
+            opened = await run("sessions", "open", "--client-id", "7", *at)
+            assert opened.code == 0, opened.err
+            simulator.kill()
+            story = await until(watch, "attempt 2: IB_CONN_001 again; the next attempt in ")
+            assert "CONNECTED -> RECONNECTING  PEER_CLOSED" in story
+            assert re.search(r"IB_CONN_001: .* (reset|closed) the connection", story)
+            assert "The session dials anew by itself." in story
+            assert re.search(r"the next attempt in 0\.\d s, at \d\d:\d\d:\d\d\.\d{3}\n", story)
+            assert re.search(r"attempt 1: failed; the next attempt in 0\.\d s, at \d\d:", story)
+            assert f"IB_CONN_001: {gateway} refused the connection" in story
+            assert "Nothing listens there: the Gateway is not running" in story
+            async with running(*simulate) as again:
+                await until(again, "Press Ctrl-C")
+                story = await until(watch, "sessions acknowledge")
+                back = (
+                    r"RECONNECTING -> CONNECTED generation 2 after \d+\.\d s  HANDSHAKE_COMPLETED"
+                )
+                assert re.search(back, story)
+                assert "DATA_CONTINUOUS is FALSE: the link was made anew" in story
 
 
 async def test_a_watch_in_json_is_one_message_a_line(client: Client) -> None:

@@ -303,8 +303,12 @@ NOT_PROVOKED: Final = {
     Symptom.KERNEL_TIMEOUT: ("the kernel gives up dialling", "minutes, if the timeout is longer"),
     Symptom.RESOLVER_DOWN: ("no name server answers", "the resolver's timeout"),
     Symptom.DIAL_FAILED: ("the broker's host cannot dial", AT_ONCE),
+    Symptom.OWN_GHOST: ("error 326 for an id that was the session's own", AT_ONCE),
     Symptom.WRONG_KIND: ("live accounts on a paper gateway, or the reverse", AT_ONCE),
 }
+
+WHILE_CONNECTED: Final = {Symptom.OWN_GHOST}
+"""What only a session meets that had a link: see faults-while-connected.md."""
 
 
 def phase_of(case: Case) -> Phase:
@@ -327,7 +331,8 @@ def document() -> str:
         "",
         "What can be wrong with a Gateway when a session connects, and what the caller is told.",
         "Each row is provoked on real sockets by `tests/integration/test_connector.py`, from which",
-        "this page is made; only those marked * are not: one machine alone cannot provoke them.",
+        "this page is made; only those marked * are not: one machine alone cannot provoke them, or",
+        "it takes a whole session to tell.",
         "",
         "| what is wrong | code | phase | known after | message and hint |",
         "|---|---|---|---|---|",
@@ -347,7 +352,7 @@ def document() -> str:
         symptom
         for symptom, row in FAULTS.items()
         if row.phase in (Phase.TCP, Phase.HANDSHAKE, Phase.START_API)
-        and symptom not in run | NOT_PROVOKED.keys()
+        and symptom not in run | NOT_PROVOKED.keys() | WHILE_CONNECTED
     ], "a connect fault is missing from this page"
     lines += ["", "## What the caller is told", ""]
     for symptom, row in FAULTS.items():

@@ -79,7 +79,7 @@ async def test_what_happens_meanwhile_is_written_in_order_when_it_is_back(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
     async with serving(simulator, database_url, store_timeout=1.0) as client:
-        first = await client.open(client_id=7)
+        first = await client.open(client_id=7, reconnect_max_attempts=0)
         second = await client.open(client_id=8)
         stream = aiter(client.sessions.WatchSessions(pb.WatchSessionsRequest()))
         for _ in range(3):

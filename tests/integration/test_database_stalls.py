@@ -37,7 +37,7 @@ async def test_a_batch_that_outlived_its_timeout_does_not_end_the_broker(
 ) -> None:
     """Two events in one append; a lock held by an administrator outlasts store_timeout."""
     async with serving(simulator, database_url, store_timeout=1.0) as client:
-        session = await client.open(client_id=7)
+        session = await client.open(client_id=7, reconnect_max_attempts=0)
         admin = await asyncpg.connect(database_url)
         try:
             block = admin.transaction()

@@ -300,7 +300,7 @@ async def test_verify_is_healthy_only_by_an_answer_of_the_gateway(
 async def test_verifying_a_mute_gateway_finds_the_link_lost(
     client: Client, simulator: SimulatedGateway
 ) -> None:
-    session = await client.open()
+    session = await client.open(reconnect_max_attempts=0)
     simulator.mute(True)
     ask = pb.VerifySessionRequest(session_id=session.session_id)
     verdict = await client.sessions.VerifySession(ask)
@@ -317,10 +317,10 @@ async def final(client: Client, session_id: str) -> Any:
     return session if session.state in (FAILED, DISCONNECTED) else None
 
 
-async def test_a_link_that_the_gateway_drops_ends_the_session_by_5_and_8(
+async def test_without_a_budget_a_dropped_link_ends_the_session_by_5_and_8(
     client: Client, simulator: SimulatedGateway, database_url: str
 ) -> None:
-    session = await client.open()
+    session = await client.open(reconnect_max_attempts=0)
     simulator.drop()
     failed = await eventually(lambda: final(client, session.session_id))
     assert (failed.state, failed.last_failure.reason) == (FAILED, "IB_CONN_001")

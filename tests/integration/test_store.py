@@ -19,6 +19,8 @@ from broker.session import machine
 from broker.session.filters import SessionFilter
 from broker.session.inputs import AttemptFailed, EndRequested, LinkEnded, LinkLost, LinkUp
 from broker.session.model import (
+    Attempt,
+    Change,
     ClientIdPolicy,
     CloseReason,
     Condition,
@@ -27,9 +29,11 @@ from broker.session.model import (
     Failure,
     Session,
     SessionEvent,
+    SessionNotice,
     SessionSpec,
     SessionState,
     Transition,
+    Update,
 )
 from broker.store.base import PageKey, Store
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
@@ -212,6 +216,74 @@ async def test_conditions_are_kept(store: PostgresStore) -> None:
     assert stored is not None
     assert stored.conditions == (condition,)
     assert (await store.list_events(event.session_id))[1].change == ConditionChange(condition)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ConditionChange(
+            Condition("MARKET_DATA_FARM", HOSTILE, ConditionStatus.TRUE, "OK", HOSTILE, NOW, 2104)
+        ),
+        SessionNotice("OVERDUE", HOSTILE, HOSTILE, "look", NOW - timedelta(microseconds=1)),
+        Attempt(2, replace(failure(), since=NOW - timedelta(hours=1)), NOW),
+        Update((HOSTILE,), HOSTILE),
+    ],
+    ids=lambda change: type(change).__name__,
+)
+async def test_a_change_is_read_as_it_was_written(store: PostgresStore, change: Change) -> None:
+    (event,) = opened()
+    await store.append([event])
+    conditions = (change.condition,) if isinstance(change, ConditionChange) else ()
+    last_failure = change.failure if isinstance(change, Attempt) else None
+    later = [
+        replace(
+            event,
+            sequence=number,
+            change=change,
+            session=replace(
+                event.session, sequence=number, conditions=conditions, last_failure=last_failure
+            ),
+        )
+        for number in range(2, 5)
+    ]
+    await store.append(later[:1])
+    await store.append(later[1:])
+    stored = [one.change for one in await store.list_events(event.session_id)]
+    assert stored == [event.change, change, change, change]
+    assert await store.get_connection(event.session_id) == replace(later[-1].session, revision=4)
+
+
+async def test_a_notice_is_found_by_its_kind(store: PostgresStore, database_url: str) -> None:
+    (event,) = opened()
+    notice = SessionNotice("GATEWAY_DRAINING", "default", "ops drains it", "wait", NOW)
+    session = replace(event.session, sequence=2)
+    await store.append([event, replace(event, sequence=2, change=notice, session=session)])
+    connection = await asyncpg.connect(database_url)
+    kinds = await connection.fetch("SELECT kind FROM session_events ORDER BY revision")
+    await connection.close()
+    assert [row[0] for row in kinds] == ["transition", "notice"]
+
+
+async def test_a_failure_of_a_record_that_knew_no_since_has_none(
+    store: PostgresStore, database_url: str
+) -> None:
+    events = opened()
+    since = replace(failure(), since=NOW)
+    events += after(events, AttemptFailed(failure=since, delay=1.0))
+    await store.append(events)
+    await execute(
+        database_url,
+        "ALTER TABLE session_events DISABLE TRIGGER session_events_immutable",
+        "UPDATE session_events SET payload = "
+        "payload #- '{change,failure,since}' #- '{session,last_failure,since}'",
+        "UPDATE gateway_connections SET last_failure = last_failure - 'since'",
+    )
+    found = await store.get_connection(events[0].session_id)
+    assert found is not None
+    assert found.last_failure == failure()
+    (_, attempt) = await store.list_events(events[0].session_id)
+    assert isinstance(attempt.change, Attempt)
+    assert attempt.change.failure == attempt.session.last_failure == failure()
 
 
 async def test_a_batch_of_many_sessions_is_one_transaction(store: PostgresStore) -> None:

@@ -95,7 +95,7 @@ async def test_a_filter_lets_a_session_leave_in_sight(client: Client) -> None:
 async def test_a_lost_link_is_told_with_its_cause(
     client: Client, simulator: SimulatedGateway
 ) -> None:
-    await client.open()
+    await client.open(reconnect_max_attempts=0)
     watch = Watch(client)
     await watch.snapshot()
     simulator.drop()

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import load_settings
+from broker.config import GatewayConfig, load_settings
 from broker.errors import StartupError
 from broker.gateway.base import GatewayKind
+from broker.gateway.endpoint import GatewaySettings
+from broker.gateway.maintenance import Calendar
 from broker.session.backoff import Backoff
+from broker.session.budgets import Budgets
 from broker.session.client_ids import Pool
 
 
@@ -37,8 +40,79 @@ def test_the_defaults_are_those_of_the_requirements() -> None:
     assert (gateway.host, gateway.port, gateway.timeout) == ("127.0.0.1", 4002, 30)
     assert gateway.settings("default").max_attempts == 7
     assert gateway.settings("default").backoff == Backoff(1, 32, 0.2)
+    assert (
+        gateway.circuit_breaker_failure_threshold,
+        gateway.circuit_breaker_success_threshold,
+        gateway.circuit_breaker_timeout,
+        gateway.health_check_interval,
+    ) == (5, 2, 30, 30)
     assert (settings.session_limit, settings.log_level) == (10, "INFO")
     assert settings.grpc_listen == "127.0.0.1:50051"
+
+
+def test_an_endpoint_has_the_defaults_of_the_configuration() -> None:
+    assert GatewayConfig().settings("x") == GatewaySettings("x", "127.0.0.1", 4002)
+
+
+def test_what_the_file_says_of_a_gateway_reaches_its_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path,
+        monkeypatch,
+        """
+        [gateways.paper]
+        heartbeat_interval = 3
+        auth_grace = 4
+        health_check_interval = 5
+        sentinel = false
+        circuit_breaker_failure_threshold = 6
+        circuit_breaker_success_threshold = 7
+        circuit_breaker_timeout = 8
+        maintenance = ["ibkr-europe", "05:00-05:10 Europe/Zurich"]
+        connecting_budget = 9
+        reconnecting_budget = 10
+        condition_budget = 11
+        """,
+    )
+    assert load_settings().gateways["paper"].settings("paper") == GatewaySettings(
+        "paper",
+        "127.0.0.1",
+        4002,
+        heartbeat_interval=3,
+        auth_grace=4,
+        health_check_interval=5,
+        sentinel=False,
+        breaker_failures=6,
+        breaker_successes=7,
+        breaker_timeout=8,
+        maintenance=Calendar.of(["ibkr-europe", "05:00-05:10 Europe/Zurich"]),
+        budgets=Budgets(9, 10, 11),
+    )
+
+
+def test_each_bad_window_is_named_and_told_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path,
+        monkeypatch,
+        """
+        [gateways.paper]
+        maintenance = ["ibkr-mars", "23:45-00:45 UTC", "23:45-00:45 ET"]
+        """,
+    )
+    with pytest.raises(StartupError) as caught:
+        load_settings()
+    _, first, second = str(caught.value).splitlines()
+    assert first == (
+        "  gateways.paper.maintenance.0: there is no such preset; the presets are "
+        "ibkr-north-america, ibkr-europe, ibkr-asia (got 'ibkr-mars')"
+    )
+    assert second == (
+        "  gateways.paper.maintenance.2: 'ET' is not a time zone named by place, nor UTC; "
+        "an example is Sat-Thu 23:45-00:45 America/New_York (got '23:45-00:45 ET')"
+    )
 
 
 def test_the_plain_names_of_other_tools_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +190,24 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(
         ("[gateways.paper]\nclient_ids = '9-1'", "gateways.paper.client_ids"),
         ("[gateways.paper]\nclient_ids = 'all'", "gateways.paper.client_ids"),
         ("[gateways.paper]\ntimeout = 0", "gateways.paper.timeout"),
+        *(
+            (f"[gateways.paper]\n{name} = {value}", f"gateways.paper.{name}")
+            for name, value in (
+                ("circuit_breaker_failure_threshold", "0"),
+                ("circuit_breaker_failure_threshold", "1001"),
+                ("circuit_breaker_success_threshold", "0"),
+                ("circuit_breaker_timeout", "0"),
+                ("maintenance", "'ibkr-europe'"),
+                ("heartbeat_interval", "0"),
+                ("heartbeat_interval", "1.1"),
+                ("auth_grace", "inf"),
+                ("health_check_interval", "-1"),
+                ("sentinel", "'perhaps'"),
+                ("connecting_budget", "0"),
+                ("reconnecting_budget", "nan"),
+                ("condition_budget", "86401"),
+            )
+        ),
         ("[gateways.Paper]", "gateways.Paper"),
         ("[gateways.a]\nhost='localhost'\n[gateways.b]\nhost='::1'", "gateways.b"),
         ("= broken", "is not TOML"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from datetime import timedelta
+
+from ibgateway.broker.v1 import session_event_pb2
 
 from broker.rpc import convert
-from broker.session.model import SessionState
-from tests.unit.test_machine import in_state
+from broker.session.model import SessionEvent, SessionNotice, SessionState
+from tests.unit.test_machine import CORRELATION, NOW, in_state
 
 
 def test_an_encoded_session_is_made_anew_when_it_or_its_latency_changes() -> None:
@@ -26,3 +29,19 @@ def test_only_so_many_encoded_sessions_are_kept() -> None:
     first = encoded.encode(one, None)
     encoded.encode(other, None)
     assert encoded.encode(one, None) is not first
+
+
+def test_a_notice_reaches_watchers_with_every_field() -> None:
+    session = in_state(SessionState.CONNECTED)
+    since = NOW - timedelta(minutes=5)
+    notice = SessionNotice("OVERDUE", "UPSTREAM", "lost for 5 min", "wait", since)
+    id_, sequence = session.spec.session_id, session.sequence
+    message = convert.event(SessionEvent(id_, sequence, NOW, CORRELATION, notice, session))
+    assert message.WhichOneof("change") == "notice"
+    assert message.notice == session_event_pb2.Notice(
+        reason="OVERDUE",
+        subject="UPSTREAM",
+        message="lost for 5 min",
+        hint="wait",
+        since_time=convert.timestamp(since),
+    )

@@ -36,8 +36,9 @@ class ScriptedLink:
     async def probe(self, timeout: float) -> Probe:
         raise AssertionError
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         self.closed = True
+        return True
 
 
 class ScriptedConnector:
@@ -86,7 +87,7 @@ def endpoint(
     settings = GatewaySettings(
         "default", "127.0.0.1", 4002, kind=kind, handshake_spacing=handshake_spacing
     )
-    return Endpoint(settings, connector, now=lambda: datetime.now(UTC))
+    return Endpoint(settings, connector, now=lambda: datetime.now(UTC), random=lambda: 0.5)
 
 
 async def dial(target: Endpoint, client_id: int) -> Link:
