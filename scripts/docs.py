@@ -59,11 +59,14 @@ stateDiagram-v2
 2. The handshake was completed: server version, nextValidId, accounts of the declared kind.
 3. The failure cannot be retried, or the attempts are used up; `last_failure` has the code.
 4. An end was asked for, and the link, if there was one, has ended.
-5. The link was lost: the peer closed it, or a probe went unanswered.
+5. The link was lost: the peer closed it, a probe went unanswered, or the broker itself erred.
 6. An end was asked for, and the link has ended.
-7. As 2.
-8. As 3. Until the broker can reconnect, a session takes 8 at once after 5.
+7. As 2; `generation` is one more.
+8. As 3, but attempts are without end unless the open set `reconnect_max_attempts`, and without
+   that limit a paper disclaimer (10141) is waited for. With a limit of 0, 8 follows 5 at once.
 9. An end was asked for, and the link, if there was one, has ended.
+
+What happens between 5 and 7: [reconnecting.md](reconnecting.md).
 """
 
 
