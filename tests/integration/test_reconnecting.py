@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -167,7 +166,7 @@ async def test_an_id_that_ended_uncleanly_is_not_given_to_others_until_it_is_see
         session = await client.open()
         await simulator.stop_listening()
         simulator.drop(reset=True)
-        await eventually(lambda: _state(client, session.session_id, RECONNECTING))
+        await eventually(lambda: has_state(client, session.session_id, RECONNECTING))
         await client.close(session.session_id)
         await simulator.start_listening()
     # Over a restart, too.
@@ -185,7 +184,7 @@ async def test_an_id_that_ended_uncleanly_is_not_given_to_others_until_it_is_see
         assert not (await get_gateway(client)).quarantined_client_ids
 
 
-async def _state(client: Client, session_id: str, state: int) -> bool:
+async def has_state(client: Client, session_id: str, state: int) -> bool:
     return bool((await client.get(session_id)).state == state)
 
 
@@ -234,7 +233,7 @@ async def test_data_is_acknowledged_for_the_generation_that_is_only(
     assert refusal(caught.value).fields == ["generation"]
     await simulator.stop_listening()
     simulator.drop()
-    await eventually(lambda: _state(client, session.session_id, RECONNECTING))
+    await eventually(lambda: has_state(client, session.session_id, RECONNECTING))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _acknowledge(client, session.session_id, 1)
     assert refusal(caught.value).reason == "SESSION_NOT_CONNECTED"
@@ -403,119 +402,6 @@ async def test_an_operator_closes_the_circuit_and_who_waits_tries_at_once(
         assert time.monotonic() - begin < 1.0
 
 
-# -- drain -----------------------------------------------------------------------
-
-
-async def _drain(client: Client, **fields: Any) -> gateway_pb2.Gateway:
-    answer = await client.gateways.DrainGateway(
-        gateway_service_pb2.DrainGatewayRequest(**fields), metadata=(("x-broker-owner", "ops"),)
-    )
-    gateway: gateway_pb2.Gateway = answer.gateway
-    return gateway
-
-
-async def _resume(client: Client) -> gateway_pb2.Gateway:
-    answer = await client.gateways.ResumeGateway(gateway_service_pb2.ResumeGatewayRequest())
-    gateway: gateway_pb2.Gateway = answer.gateway
-    return gateway
-
-
-async def test_a_drained_gateway_takes_no_session_and_a_lost_one_waits_for_an_operator(
-    simulator: SimulatedGateway, database_url: str
-) -> None:
-    async with serving(simulator, database_url) as client:
-        session = await client.open()
-        watch = Watch(client)
-        await watch.snapshot()
-        drained = await _drain(client, reason="upgrade")
-        assert (drained.drain.actor, drained.drain.reason) == ("ops", "upgrade")
-        [told] = await watch.events(1)
-        assert told.notice.reason == "GATEWAY_DRAINING"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.open()
-        said = refusal(caught.value)
-        assert (said.status, said.reason) == (grpc.StatusCode.UNAVAILABLE, "GATEWAY_DRAINING")
-        assert said.metadata == {
-            "gateway_id": "default",
-            "actor": "ops",
-            "drain_reason": "upgrade",
-        }
-        assert await _state(client, session.session_id, CONNECTED)
-        accepts = simulator.statistics.accepts
-        simulator.drop()
-        [lost] = await watch.events(1)
-        assert lost.session.state == RECONNECTING
-        assert not lost.session.HasField("next_attempt_time")
-        assert "an operator must resume it" in lost.session.last_failure.hint
-        await asyncio.sleep(0.5)  # longer than any wait of this configuration
-        assert simulator.statistics.accepts == accepts
-        assert not (await _resume(client)).HasField("drain")
-        await eventually(reached(client, session.session_id, 2))
-
-
-async def test_a_drain_outlives_the_broker_and_may_end_the_sessions(
-    simulator: SimulatedGateway, database_url: str
-) -> None:
-    async with serving(simulator, database_url) as client:
-        session = await client.open()
-        await _drain(client, close_sessions=True)
-        left = await client.get(session.session_id)
-        assert left.close_reason == "GATEWAY_DRAINED"
-        assert not simulator.clients
-    async with serving(simulator, database_url) as client:
-        assert (await get_gateway(client)).drain.actor == "ops"
-        with pytest.raises(grpc.aio.AioRpcError):
-            await client.open()
-        await _resume(client)
-        await _resume(client)
-        assert await client.open()
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [({"gateway_id": "x" * 1000}, "gateway_id"), ({"reason": "x" * 1000}, "reason")],
-)
-async def test_a_bad_drain_is_refused_by_field(
-    client: Client, fields: dict[str, str], named: str
-) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _drain(client, **fields)
-    assert refusal(caught.value).fields == [named]
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _drain(client, gateway_id="nope")
-    assert refusal(caught.value).reason == "GATEWAY_NOT_FOUND"
-
-
-# -- the sentinel ----------------------------------------------------------------
-
-
-async def test_a_gateway_without_sessions_is_watched_by_a_connection_of_the_brokers_own(
-    simulator: SimulatedGateway, database_url: str
-) -> None:
-    changes = {"sentinel": True, "health_check_interval": 0.2}
-    async with serving(simulator, database_url, gateway_changes=changes) as client:
-        await eventually(lambda: _clients(simulator) == [9999])
-        assert (await get_gateway(client)).reachable
-        session = await client.open(client_id=7)
-        await eventually(lambda: _clients(simulator) == [7])
-        await client.close(session.session_id)
-        await eventually(lambda: _clients(simulator) == [9999])
-        await simulator.stop_listening()
-        simulator.drop()
-
-        async def reachable(wanted: bool) -> bool:
-            return bool((await get_gateway(client)).reachable == wanted)
-
-        await eventually(lambda: reachable(False))
-        await simulator.start_listening()
-        await eventually(lambda: reachable(True))
-    await eventually(lambda: not simulator.clients)
-
-
-def _clients(simulator: SimulatedGateway) -> list[int]:
-    return [record.client_id for record in simulator.clients if record.client_id is not None]
-
-
 # -- humans and maintenance ------------------------------------------------------
 
 
@@ -568,7 +454,7 @@ async def test_the_wrong_kind_of_account_ends_a_session_also_when_it_comes_back(
         simulator.drop()
         settings = SimulatorSettings(port=simulator.port, accounts=("U7654321",))
         async with SimulatedGateway(settings) as live:
-            await eventually(lambda: _state(client, session.session_id, FAILED))
+            await eventually(lambda: has_state(client, session.session_id, FAILED))
             left = await client.get(session.session_id)
             assert left.last_failure.reason == "IB_CONN_005"
             await eventually(lambda: not live.clients)
@@ -592,45 +478,6 @@ async def test_a_loss_in_a_maintenance_window_is_expected_and_opens_no_circuit(
         assert gateway.HasField("maintenance_end_time")
         hint = (await client.get(session.session_id)).last_failure.hint
         assert hint.startswith("Expected: the Gateway is in maintenance until")
-
-
-async def test_a_session_that_waits_for_the_gateway_plans_no_dial_while_it_is_drained(
-    client: Client, simulator: SimulatedGateway
-) -> None:
-    session = await client.open()
-    await simulator.stop_listening()
-    simulator.drop()
-    await eventually(lambda: _state(client, session.session_id, RECONNECTING))
-    assert (await client.get(session.session_id)).HasField("next_attempt_time")
-    await _drain(client)
-
-    async def plans_none() -> bool:
-        return not (await client.get(session.session_id)).HasField("next_attempt_time")
-
-    await eventually(plans_none)
-    await simulator.start_listening()
-    await asyncio.sleep(0.5)  # longer than any wait of this configuration
-    assert await plans_none()
-    await _resume(client)
-    await eventually(reached(client, session.session_id, 2))
-
-
-async def test_an_operator_wakes_also_a_session_that_waits_for_a_human(
-    simulator: SimulatedGateway, database_url: str
-) -> None:
-    async with serving(simulator, database_url, gateway_changes={"auth_grace": 0.2}) as client:
-        session = await client.open()
-        simulator.arm(Fault.PAPER_DISCLAIMER)
-        simulator.drop()
-
-        async def waits_a_minute() -> bool:
-            left = await client.get(session.session_id)
-            return left.next_attempt_time.ToNanoseconds() / 1e9 - time.time() > 50
-
-        await eventually(waits_a_minute, timeout=10)
-        simulator.clear()
-        await client.gateways.ResetCircuitBreaker(gateway_service_pb2.ResetCircuitBreakerRequest())
-        await eventually(reached(client, session.session_id, 2))
 
 
 async def test_sessions_whose_own_waits_end_do_not_dial_beside_the_prober(
