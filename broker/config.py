@@ -311,7 +311,8 @@ def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
 def let_processes_fork() -> None:
     """Tell gRPC, before it is imported, that child processes are no concern of its own.
 
-    The embedded PostgreSQL is started and stopped by some, and gRPC would log each.
+    The embedded PostgreSQL is started and stopped by some. gRPC would log each, and its handlers
+    have been seen to make one fail between fork and exec.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 

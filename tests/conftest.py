@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
-from tests.harness import Client, serving
+from broker.config import let_processes_fork
+
+# Before gRPC is imported, as the command line does: a child that its fork handlers disturb fails.
+let_processes_fork()
+
+from broker.simulator.gateway import SimulatedGateway, SimulatorSettings  # noqa: E402
+from tests.harness import Client, serving  # noqa: E402
 
 pytest_plugins = ["tests.postgres"]
 
