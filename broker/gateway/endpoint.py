@@ -369,7 +369,7 @@ class Endpoint:
                 # A Gateway that hangs completes handshakes, too.
                 await link.probe(self.settings.heartbeat_timeout)
             refusal = account_failure(self.settings.kind, link.accounts)
-        except BaseException:
+        except BaseException:  # a cancellation, too, must not leave the socket
             await link.close()
             raise
         self._answered()
