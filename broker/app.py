@@ -1,9 +1,9 @@
 """The composition root: everything is built here, in order, and taken down in order.
 
-The stop, once and in this order: refuse new sessions; tell watchers; end the sessions and
-their links, which watchers still see; write what is left of the log; end the streams; stop
-gRPC; wait for the last handler; give the database up. ``tests/integration/test_stop.py``
-holds us to it.
+The stop, once and in this order: refuse new sessions; tell watchers; close the links and leave
+the sessions to the next broker, which watchers still see; write what is left of the log; end the
+streams; stop gRPC; wait for the last handler; give the database up.
+``tests/integration/test_stop.py`` holds us to it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,41 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from broker.config import Settings
 from broker.errors import StoreFencedError, StoreUnavailableError
+from broker.events.archive import Archive
+from broker.events.catalogue import Catalogue
 from broker.events.hub import Hub
 from broker.events.log import RETRY_INTERVAL, EventLog
+from broker.events.watch import Watches
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.ib import IBConnector
+from broker.rpc import convert
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
 from broker.rpc.server import Server
 from broker.rpc.session_service import SessionService
+from broker.runtime.admission import Admission
 from broker.runtime.gateways import Gateways
+from broker.runtime.housekeeping import Housekeeper, Retention
 from broker.runtime.manager import SessionManager
 from broker.runtime.supervisor import Ports
+from broker.session.model import Session
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
 from broker.store.migration import upgrade
-from broker.store.postgres import PostgresStore, StoreSettings
+from broker.store.postgres import StoreSettings
+from broker.store.record import PostgresStore
 
 logger = logging.getLogger(__name__)
+
+DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +60,12 @@ class Running:
     Args:
         grpc_address: where, HOST:PORT with the real port.
         embedded: whether the database is the broker's own.
-        finalised: how many sessions a broker before this one had left.
+        taken_up: how many sessions a broker before this one had left.
     """
 
     grpc_address: str
     embedded: bool
-    finalised: int
+    taken_up: int
 
 
 def now() -> datetime:
@@ -83,8 +94,9 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
             StoreSettings(dsn=dsn, timeout=settings.store_timeout), holder
         )
         stack.push_async_callback(store.close)
-        hub = Hub(await store.revision(), settings.watch_lag)
-        log = EventLog(store, hub.publish)
+        left = await store.list_active_connections()
+        hub = await _hub(settings, store, left)
+        log = EventLog(store, hub, grace=settings.store_grace)
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(log.run(), name="event-log")
             gateways = Gateways(
@@ -99,26 +111,33 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 now=now,
             )
             await gateways.load()
+            ports = Ports(
+                log=log,
+                now=now,
+                random=random.random,
+                new_id=uuid.uuid4,
+                open_unrecorded=settings.open_unrecorded,
+            )
             manager = SessionManager(
                 gateways,
-                store=store,
-                hub=hub,
-                ports=Ports(log=log, now=now, random=random.random, new_id=uuid.uuid4),
-                session_limit=settings.session_limit,
+                catalogue=Catalogue(hub, store),
+                ports=ports,
+                lease_limit=settings.lease_limit,
                 tasks=tasks,
             )
-            finalised = await manager.recover()
+            manager.take_up(left)
             keeper = tasks.create_task(gateways.run(), name="quarantine")
+            housekeeper = Housekeeper(store, hub, _retention(settings))
+            cleaner = tasks.create_task(housekeeper.run(), name="housekeeping")
             health = HealthReporter(manager, log, lambda: store.holds_lock)
             server = Server(
                 settings.grpc_listen,
                 watcher_limit=settings.watcher_limit,
                 sessions=SessionService(
+                    Admission(manager, ports, session_limit=settings.session_limit),
                     manager,
-                    hub,
-                    store,
+                    Watches(hub, store, idle=settings.bookmark_interval),
                     now,
-                    bookmark_interval=settings.bookmark_interval,
                     stop_grace=settings.stop_grace,
                 ),
                 gateways=GatewayService(manager, now),
@@ -128,23 +147,33 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                     store_id=store.store_id,
                     epoch=store.epoch,
                     start_time=start_time,
-                    session_limit=settings.session_limit,
-                    watcher_limit=settings.watcher_limit,
-                    watch_lag=settings.watch_lag,
+                    hub=hub,
+                    limits=convert.limits(
+                        sessions=settings.session_limit,
+                        watchers=settings.watcher_limit,
+                        watch_lag=settings.watch_lag,
+                        lease_ttl=settings.lease_limit,
+                        retention_age=settings.retention_days * DAY,
+                        retention_events=settings.retention_events,
+                    ),
                 ),
                 health=health,
             )
             reporter = tasks.create_task(health.run(), name="health")
             guard = tasks.create_task(_guard(store), name="database-lock")
+            # Nobody is to see a session CONNECTED whose link died with the broker before this one.
+            await log.flush(settings.store_timeout)
             await server.start()
+            manager.begin_leases()
             try:
-                yield Running(server.address, settings.database_url is None, finalised)
+                yield Running(server.address, settings.database_url is None, len(left))
             finally:
                 manager.refuse_new()
                 reporter.cancel()
+                cleaner.cancel()
                 await health.drain()
                 hub.announce_draining()
-                await manager.end_all()
+                await manager.leave_all()
                 await log.flush(settings.store_timeout)
                 await gateways.write()
                 manager.abandon()
@@ -165,6 +194,30 @@ def _first_cause() -> Iterator[None]:
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         raise cause from group
+
+
+async def _hub(settings: Settings, store: PostgresStore, sessions: Sequence[Session]) -> Hub:
+    """What is visible at the start: watchers that come back find the newest events in memory."""
+    memory = settings.watch_memory
+    newest = await store.revision()
+    page = await store.read_log(max(newest - memory, 0), limit=memory)
+    return Hub(
+        Archive(store),
+        memory=memory,
+        lag=settings.watch_lag,
+        revision=newest,
+        oldest=page.oldest,
+        sessions=sessions,
+        recent=page.events,
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        max_age=settings.retention_days * DAY,
+        max_events=settings.retention_events,
+        interval=settings.retention_interval,
+    )
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> str:

@@ -206,14 +206,30 @@ class Settings(BaseSettings):
     """Where the broker's own PostgreSQL keeps its files."""
     session_limit: int = Field(default=10, ge=1, le=1000)
     """How many sessions may be open at once, over all gateways."""
-    watch_lag: int = Field(default=10_000, ge=1000, le=1_000_000)
-    """How many events a watcher may lag behind before it is cut."""
+    lease_limit: Seconds = 3600.0
+    """Seconds that a lease may last without renewal; longer ones are shortened to it."""
+    watch_memory: int = Field(default=2048, ge=16, le=1_000_000)
+    """How many of the newest events are kept in memory for watchers; a watcher that lags behind
+    them reads the record, at its own pace."""
+    watch_lag: int = Field(default=100_000, ge=1000, le=1_000_000_000)
+    """By how many events the lag of a watcher may grow before it is cut."""
     watcher_limit: int = Field(default=20_000, ge=1, le=1_000_000)
     """How many streams may come back at once."""
     bookmark_interval: Seconds = 10.0
     """Seconds without a message after which a watcher is told that nothing happened."""
     store_timeout: Seconds = 5.0
     """Seconds that the database may take to answer."""
+    store_grace: Seconds = 0.25
+    """Seconds that an event may wait for the database before watchers get it unpersisted."""
+    open_unrecorded: bool = False
+    """Open sessions while the database is away, instead of refusing to; what becomes of them is
+    lost if the broker dies meanwhile."""
+    retention_days: float = Field(default=90.0, gt=0, le=36_500, allow_inf_nan=False)
+    """Days for which events are kept, and sessions that have ended."""
+    retention_events: int = Field(default=1_000_000, ge=1000, le=10_000_000_000)
+    """How many events are kept at most; the oldest are deleted."""
+    retention_interval: Seconds = 300.0
+    """Seconds between two looks for what is to be deleted."""
     stop_grace: Seconds = 10.0
     """Seconds that requests may take to end when the broker stops."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"

@@ -13,6 +13,7 @@ BrokerError
 ├── GatewayNotFoundError            the caller erred: no such gateway
 ├── SessionLimitError               all sessions are in use
 ├── ClientIdsExhaustedError         the gateway's pool is empty
+├── RequestIdReusedError            the caller erred: the request_id stands for another open
 ├── SessionClosedError              the session ended while the caller waited for it
 ├── SlowConsumerError               the watcher fell too far behind
 ├── SessionNotConnectedError        the session has no link now
@@ -268,14 +269,27 @@ class ClientIdsExhaustedError(BrokerError):
 
 
 class SessionClosedError(BrokerError):
-    """The session ended while the caller waited for it to be connected."""
+    """The session was ended, before it was connected or before it was renewed."""
 
     reason = "SESSION_CLOSED"
 
     def __init__(self, session_id: str, close_reason: str) -> None:
         super().__init__(
-            f"session {session_id} was ended before it was connected: {close_reason}",
+            f"session {session_id} has ended: {close_reason}; open another",
             metadata={"session_id": session_id, "close_reason": close_reason},
+        )
+
+
+class RequestIdReusedError(BrokerError):
+    """The request_id belongs to an open with other parameters; nothing happened."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str, session_id: str) -> None:
+        super().__init__(
+            f"request_id {request_id} has opened session {session_id} with other parameters; "
+            "make a new one for each open, and repeat it only with the same request",
+            metadata={"request_id": request_id, "session_id": session_id},
         )
 
 

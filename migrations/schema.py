@@ -81,6 +81,9 @@ GATEWAY_CONNECTIONS: Final = sa.Table(
     sa.Column("last_failure", pg.JSONB),
     sa.Column("close_reason", sa.Text),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("lease_ttl", sa.Double),
+    sa.Column("request_id", sa.Uuid),
+    sa.Column("request_hash", sa.Text),
     sa.Index("gateway_connections_client_id_idx", "client_id"),
     sa.Index(
         "gateway_connections_active_idx",
@@ -95,6 +98,15 @@ GATEWAY_CONNECTIONS: Final = sa.Table(
         "client_id",
         unique=True,
         postgresql_where=sa.text("final_state IS NULL"),
+    ),
+    sa.Index(
+        "gateway_connections_request_id_key",
+        "owner",
+        "request_id",
+        unique=True,
+        postgresql_where=sa.text(
+            "request_id IS NOT NULL AND (final_state IS NULL OR generation > 0)"
+        ),
     ),
 )
 

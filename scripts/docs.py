@@ -58,8 +58,10 @@ stateDiagram-v2
 1. The open was admitted and recorded.
 2. The handshake was completed: server version, nextValidId, accounts of the declared kind.
 3. The failure cannot be retried, or the attempts are used up; `last_failure` has the code.
-4. An end was asked for, and the link, if there was one, has ended.
-5. The link was lost: the peer closed it, a probe went unanswered, or the broker itself erred.
+4. An end was asked for, and the link, if there was one, has ended; or the broker died, and only the
+   caller that waited could have known of the session.
+5. The link was lost: the peer closed it, a probe went unanswered, or the broker itself erred, was
+   stopped or was killed.
 6. An end was asked for, and the link has ended.
 7. As 2; `generation` is one more.
 8. As 3, but attempts are without end unless the open set `reconnect_max_attempts`, and without

@@ -72,7 +72,8 @@ def gateway(simulator: SimulatedGateway, **changes: Any) -> GatewayConfig:
         "sentinel": False,
         "auth_grace": 0.0,
     }
-    return GatewayConfig(host=simulator.host, port=simulator.port, **(quick | changes))
+    address: dict[str, Any] = {"host": simulator.host, "port": simulator.port}
+    return GatewayConfig(**(address | quick | changes))
 
 
 @asynccontextmanager
@@ -81,11 +82,15 @@ async def serving(
     database_url: str,
     *,
     gateway_changes: dict[str, Any] | None = None,
+    more_gateways: dict[str, GatewayConfig] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Client]:
     """A broker in this process, and a channel to it."""
     settings = Settings(
-        gateways={"default": gateway(simulator, **(gateway_changes or {}))},
+        gateways={
+            "default": gateway(simulator, **(gateway_changes or {})),
+            **(more_gateways or {}),
+        },
         grpc_listen="127.0.0.1:0",
         database_url=database_url,
         **changes,

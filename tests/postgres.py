@@ -16,7 +16,8 @@ import pytest
 
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
 from broker.store.migration import upgrade
-from broker.store.postgres import PostgresStore, StoreSettings
+from broker.store.postgres import StoreSettings
+from broker.store.record import PostgresStore
 
 TEMPLATE = "template_migrated"
 

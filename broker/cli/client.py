@@ -19,6 +19,7 @@ from ibgateway.broker.v1 import (
     gateway_pb2,
     gateway_service_pb2,
     gateway_service_pb2_grpc,
+    session_event_pb2,
     session_pb2,
     session_service_pb2_grpc,
 )
@@ -103,6 +104,11 @@ class Lost:
     message: str
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """A watch that was lost goes on where it was."""
+
+
 class Broker:
     """One channel to a broker. Every method raises CallError.
 
@@ -123,6 +129,7 @@ class Broker:
         owner: str | None,
         deadline: float,
         timeout: float | None,
+        lease: float | None,
         client_id: int | None,
         exact: bool,
         **fields: Any,
@@ -133,6 +140,7 @@ class Broker:
             owner: under which name; None leaves it to the broker.
             deadline: seconds to wait for it to be CONNECTED.
             timeout: seconds for one attempt; None is the gateway's own.
+            lease: seconds that it lives unless it is renewed; None is until it is closed.
             client_id: None takes one from the pool.
             exact: never another id.
             fields: further fields of the request.
@@ -141,6 +149,7 @@ class Broker:
             client_id=client_id,
             client_id_policy=pb.CLIENT_ID_POLICY_EXACT if exact else pb.CLIENT_ID_POLICY_INCREMENT,
             timeout=_duration(timeout),
+            lease_ttl=_duration(lease),
             **fields,
         )
         response: pb.OpenSessionResponse = self._call(
@@ -181,6 +190,35 @@ class Broker:
         )
         return response
 
+    def renew(self, session_id: str, lease: float | None, owner: str | None) -> session_pb2.Session:
+        """Let a session's lease begin anew.
+
+        Args:
+            session_id: the session.
+            lease: seconds that it lasts from now on; None as before.
+            owner: who says it; None leaves it to the broker.
+        """
+        request = pb.RenewSessionRequest(session_id=session_id, lease_ttl=_duration(lease))
+        response: pb.RenewSessionResponse = self._call(
+            self._service.RenewSession, request, metadata=_caller(owner)
+        )
+        return response.session
+
+    def events(self, session_id: str) -> Iterator[session_event_pb2.SessionEvent]:
+        """All recorded events of a session, page by page."""
+        token = ""
+        while True:
+            request = pb.ListSessionEventsRequest(
+                session_id=session_id, page_size=_PAGE, page_token=token
+            )
+            response: pb.ListSessionEventsResponse = self._call(
+                self._service.ListSessionEvents, request
+            )
+            yield from response.events
+            token = response.next_page_token
+            if not token:
+                return
+
     def acknowledge(
         self, session_id: str, generation: int | None, owner: str | None
     ) -> session_pb2.Session:
@@ -200,11 +238,11 @@ class Broker:
         )
         return response.session
 
-    def watch(self, wanted: Filter) -> Iterator[pb.WatchSessionsResponse | Lost]:
+    def watch(self, wanted: Filter) -> Iterator[pb.WatchSessionsResponse | Lost | Resumed]:
         """Follow sessions until interrupted.
 
         Once the first message has come, a lost stream is opened again with the last token,
-        for as long as it takes; each loss is told once.
+        for as long as it takes; each loss is told once, and that it is over.
         """
         token = ""
         failed = 0
@@ -212,7 +250,13 @@ class Broker:
             request = pb.WatchSessionsRequest(resume_token=token, **wanted.fields())
             try:
                 with self._errors(None):
-                    for message in self._service.WatchSessions(request, wait_for_ready=failed > 0):
+                    stream = self._service.WatchSessions(request, wait_for_ready=failed > 0)
+                    if failed:
+                        # A broker answers at once, though it may have nothing to tell for long.
+                        stream.initial_metadata()
+                        if stream.is_active():
+                            yield Resumed()
+                    for message in stream:
                         failed = 0
                         token = message.resume_token or token
                         yield message

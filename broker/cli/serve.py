@@ -53,8 +53,9 @@ def serve(
     GATEWAY_BROKER_CONFIG   the TOML file, where several gateways can be declared
     GATEWAY_BROKER_...      every other setting: docs/settings.md
 
-    It logs to standard error. SIGTERM or SIGINT (Ctrl-C) ends all sessions and stops it; a second
-    one ends it at once. Exit codes: 0 stopped, 1 cannot start or cannot go on.
+    It logs to standard error. SIGTERM or SIGINT (Ctrl-C) closes all links and stops it; the next
+    broker on the same database takes the sessions up. A second signal ends it at once. Exit codes:
+    0 stopped, 1 cannot start or cannot go on.
     """
     given: dict[str, Any] = {"grpc_listen": grpc_listen, "data_dir": data_dir}
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -95,7 +96,7 @@ async def _serve(settings: Settings) -> None:
                         name: f"{gateway.host}:{gateway.port}"
                         for name, gateway in settings.gateways.items()
                     },
-                    "sessions_finalised": running.finalised,
+                    "sessions_taken_up": running.taken_up,
                 },
             )
             if settings.insecure_no_auth:

@@ -1,4 +1,4 @@
-"""`gateway-broker sessions`: open, close, find, verify, watch and acknowledge sessions."""
+"""`gateway-broker sessions`: open, close, renew, find, verify, watch and acknowledge sessions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.config import broker_address
 from broker.session.model import SessionState
 
 app = typer.Typer(
-    help="Open, close, find, verify, watch and acknowledge sessions.", no_args_is_help=True
+    help="Open, close, renew, find, verify, watch and acknowledge sessions.", no_args_is_help=True
 )
 
 _COLUMNS: Final = ("SESSION", "STATE", "GATEWAY", "CLIENT ID", "OWNER", "SINCE", "WHY")
@@ -33,6 +33,14 @@ OwnerOption = Annotated[str, typer.Option(help="Only those of this owner.", show
 LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; repeatable."),
+]
+LeaseOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="End the session unless it is renewed within this time. Default: none.",
+        show_default=False,
+    ),
 ]
 StateOption = Annotated[
     list[SessionState] | None,
@@ -87,6 +95,16 @@ def open_(
         list[str] | None,
         typer.Option("--label", metavar="KEY=VALUE", help="A label of the session; repeatable."),
     ] = None,
+    lease: LeaseOption = None,
+    request_id: Annotated[
+        str,
+        typer.Option(
+            metavar="UUID",
+            help="Repeat with the same one to get the same session, whatever became of the first "
+            "answer.",
+            show_default=False,
+        ),
+    ] = "",
     owner: ActorOption = None,
     return_immediately: Annotated[
         bool, typer.Option("--return-immediately", help="Do not wait until it is CONNECTED.")
@@ -108,7 +126,8 @@ def open_(
 ) -> None:
     """Open a session and wait until it is CONNECTED.
 
-    It lives on when this command has ended, until it is closed. Ctrl-C while waiting gives it up.
+    It lives on when this command has ended, until it is closed or its lease runs out. Ctrl-C while
+    waiting gives it up.
     """
     with (
         calling(broker or broker_address()) as client,
@@ -123,6 +142,8 @@ def open_(
             max_attempts=max_attempts,
             reconnect_max_attempts=reconnect_max_attempts,
             labels=_labels(label),
+            lease=lease,
+            request_id=request_id,
             owner=owner,
             return_immediately=return_immediately,
             validate_only=validate_only,
@@ -150,6 +171,24 @@ def close(
         output.waiting("waiting for the link to end"),
     ):
         session = client.close(session_id, reason)
+    _show(session, form)
+
+
+@app.command()
+def renew(
+    session_id: SessionId,
+    *,
+    lease: LeaseOption = None,
+    owner: ActorOption = None,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Let a session's lease begin anew, as long as before or as said here.
+
+    A session whose lease runs out ends; one without a lease lives until it is closed.
+    """
+    with calling(broker or broker_address()) as client:
+        session = client.renew(session_id, lease, owner)
     _show(session, form)
 
 
@@ -251,6 +290,21 @@ def acknowledge(
 
 
 @app.command()
+def history(
+    session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Tell all that is on record of a session, the oldest first; also of one that has ended.
+
+    With `--output json` each event is one line.
+    """
+    story = Story()
+    with calling(broker or broker_address()) as client:
+        for event in client.events(session_id):
+            for line in story.recall(event, form):
+                output.line(line)
+
+
+@app.command()
 def watch(
     session_ids: SessionIds = None,
     *,
@@ -307,11 +361,20 @@ def _show(session: session_pb2.Session, form: Format) -> None:
             ("since", moment(session.state_time)),
             ("next attempt", moment(session.next_attempt_time)),
             ("ended", moment(session.disconnect_time)),
+            ("lease", _lease(session)),
             ("why", session.close_reason),
             ("errors", str(session.error_count or "")),
             *_failure(session.last_failure),
         )
     )
+
+
+def _lease(session: session_pb2.Session) -> str:
+    if not session.HasField("lease_ttl"):
+        return ""
+    length = f"{session.lease_ttl.ToNanoseconds() / 1e9:g} s"
+    until = moment(session.lease_expire_time)
+    return f"{length}, until {until}" if until else length
 
 
 def _failure(failure: error_pb2.ConnectionFailure) -> tuple[tuple[str, str | Text], ...]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ibgateway.broker.v1 import error_pb2, session_event_pb2, session_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from rich.text import Text
 
 from broker.cli import output
-from broker.cli.client import Lost
+from broker.cli.client import Lost, Resumed
 from broker.cli.output import Format, clock, moment
 
 _STYLES: Final[Mapping[str, str]] = {
@@ -64,25 +65,44 @@ class Story:
     """Tells a watch, message by message.
 
     It remembers since when each session has been RECONNECTING, to tell how long it was away,
-    and what last went wrong, to say it in full once only.
+    what last went wrong, to say it in full once only, and what it has told before it was on
+    record, not to tell it again.
     """
 
     def __init__(self) -> None:
-        # Both bounded by the number of sessions that are open.
+        # The first two are bounded by the number of sessions that are open, the third by what the
+        # broker keeps for a database that is away.
         self._away: dict[str, int] = {}
         self._told: dict[str, error_pb2.ConnectionFailure] = {}
+        self._unkept: set[tuple[str, int]] = set()
+        self._day = ""
 
-    def tell(self, message: pb.WatchSessionsResponse | Lost, form: Format) -> Iterator[str | Text]:
+    def tell(
+        self, message: pb.WatchSessionsResponse | Lost | Resumed, form: Format
+    ) -> Iterator[str | Text]:
         """The lines of one message."""
+        match message:
+            case _ if form is Format.JSON:
+                yield output.compact(_document(message))
+            case Lost():
+                yield Text(f"-- {message.message}; waiting for it --", style="bold red")
+            case Resumed():
+                # What was told before it was on record may have died with its broker.
+                self._unkept.clear()
+                yield Text("-- it is back; what was missed follows --", style="bold green")
+            case _:
+                yield from self._tell(message)
+
+    def recall(self, event: session_event_pb2.SessionEvent, form: Format) -> Iterator[str | Text]:
+        """The lines of one event of the record."""
         if form is Format.JSON:
-            value = (
-                {"lost": message.message} if isinstance(message, Lost) else output.message(message)
-            )
-            yield output.compact(value)
-        elif isinstance(message, Lost):
-            yield Text(f"-- {message.message}; waiting for it --", style="bold red")
-        else:
-            yield from self._tell(message)
+            yield output.compact(output.message(event))
+            return
+        day = moment(event.time)[:10]
+        if day != self._day:
+            self._day = day
+            yield Text(f"-- {day} --", style="dim")
+        yield from self._event(event)
 
     def _tell(self, message: pb.WatchSessionsResponse) -> Iterator[Text]:
         match message.WhichOneof("message"):
@@ -91,10 +111,11 @@ class Story:
             case "snapshot_complete":
                 yield Text("-- these are all; changes follow --", style="dim")
             case "event":
-                yield from self._event(message.event)
+                yield from self._watched(message.event)
             case "reset":
                 self._away.clear()
                 self._told.clear()
+                self._unkept.clear()
                 yield Text(f"-- begin anew: {message.reset.reason} --", style="bold yellow")
             case "draining":
                 yield Text("-- the broker stops --", style="bold yellow")
@@ -115,6 +136,23 @@ class Story:
                 )
         for fact in troubled(session):
             yield Text.assemble(_INDENT, condition(fact))
+
+    def _watched(self, event: session_event_pb2.SessionEvent) -> Iterator[Text]:
+        key = event.session_id, event.sequence
+        if not event.persisted:
+            if not self._unkept:
+                yield Text(
+                    "-- the database is away: what follows is lost if the broker dies before it "
+                    "is back --",
+                    style="bold yellow",
+                )
+            self._unkept.add(key)
+        elif key in self._unkept:
+            self._unkept.discard(key)
+            if not self._unkept:
+                yield Text("-- all of that is on record now --", style="dim")
+            return
+        yield from self._event(event)
 
     def _event(self, event: session_event_pb2.SessionEvent) -> Iterator[Text]:
         session = event.session
@@ -138,9 +176,7 @@ class Story:
                 if notice.hint and not self._is_known(event.session_id, notice.hint):
                     yield Text(f"{_INDENT}{notice.hint}")
             case "updated":
-                changed = ", ".join(
-                    f"{name} {getattr(session, name)}" for name in event.updated.fields
-                )
+                changed = ", ".join(_changed(session, name) for name in event.updated.fields)
                 yield Text(f"{head}{changed} by {event.updated.actor}")
         self._follow(session)
 
@@ -196,6 +232,22 @@ class Story:
             "disconnect_time"
         ):
             self._told.pop(session.session_id, None)
+
+
+def _document(message: pb.WatchSessionsResponse | Lost | Resumed) -> dict[str, Any]:
+    match message:
+        case Lost():
+            return {"lost": message.message}
+        case Resumed():
+            return {"resumed": True}
+    return output.message(message)
+
+
+def _changed(session: session_pb2.Session, name: str) -> str:
+    value = getattr(session, name)
+    if isinstance(value, Duration):
+        value = f"{value.ToNanoseconds() / 1e9:g} s"
+    return f"{name} {value}"
 
 
 def _is_same(one: error_pb2.ConnectionFailure, other: error_pb2.ConnectionFailure) -> bool:

@@ -1,7 +1,11 @@
-"""What is visible: the sessions as the log has them, and the tail of the log for watchers.
+"""What is visible: the sessions as the log has them, and the log for watchers.
 
-One ring is shared by all watchers, each of which has a place in it. A watcher that does
-not read costs its place and nothing more; when the ring has passed it by, it is cut.
+The newest events stay in a ring that all watchers share, each of which has a place in the log. One
+that does not read costs its place and nothing more; when the ring has passed it by it reads the
+record, at its own pace, until it has caught up.
+
+While the database is away events are visible before they are kept. These provisional ones stand
+beside the ring, in the order in which they will be kept, until each is published for good.
 """
 
 from __future__ import annotations
@@ -9,79 +13,129 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 from uuid import UUID
 
 from broker.errors import SlowConsumerError
+from broker.events.archive import Archive, Entry
 from broker.session.filters import SessionFilter
 from broker.session.model import Session, SessionEvent
-
-
-@dataclass(slots=True)
-class Entry:
-    """One persisted event in the ring.
-
-    ``before`` is the session as it was visible before. ``encoded`` is for the transport:
-    the first watcher to send the event leaves its message there for the others.
-    """
-
-    event: SessionEvent
-    before: Session | None
-    encoded: Any = field(default=None)
-
-    def concerns(self, wanted: SessionFilter) -> bool:
-        """Whether the session matched before or after the event."""
-        return wanted.matches(self.event.session) or (
-            self.before is not None and wanted.matches(self.before)
-        )
 
 
 class Signal(enum.Enum):
     """What a tail yields beside entries."""
 
-    IDLE = "nothing matching for a while"
+    IDLE = "nothing else that matches up to here"
     DRAINING = "the broker is about to stop; what happens until then still follows"
 
 
+class ExpiredError(Exception):
+    """Events that a watcher has not read were deleted: it must begin anew."""
+
+
 class Hub:
-    """Publishes persisted events.
+    """Publishes events.
 
     Args:
+        archive: the log, for what the ring no longer holds.
+        memory: how many events the ring holds.
+        lag: by how many events a watcher's lag may grow before it is cut.
         revision: that of the newest event at the start.
-        capacity: how many events a watcher may lag behind before it is cut.
+        oldest: the oldest event that can be read.
+        sessions: those that are not final.
+        recent: the newest events, without gap up to ``revision``.
     """
 
-    def __init__(self, revision: int, capacity: int) -> None:
-        self._sessions: dict[UUID, Session] = {}
-        # Revisions are dense, so that each has its slot.
-        self._ring: list[Entry | None] = [None] * capacity
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        memory: int,
+        lag: int,
+        revision: int = 0,
+        oldest: int = 1,
+        sessions: Sequence[Session] = (),
+        recent: Sequence[SessionEvent] = (),
+    ) -> None:
+        self._archive = archive
+        self._lag = lag
+        self._oldest = oldest
         self._revision = revision
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._kept = {session.spec.session_id: session for session in sessions}
+        # Revisions are dense, so that each has its slot.
+        self._ring: list[Entry | None] = [None] * memory
+        for event in recent[-memory:]:
+            self._ring[event.revision % memory] = Entry(event)
+        # By numbers of their own, without gap; the first is the next to be kept.
+        self._provisional: dict[int, Entry] = {}
+        self._first_provisional = 0
+        self._next_provisional = 0
+        self._shown: dict[UUID, Session] = {}
+        self._waiters: set[asyncio.Future[bool]] = set()
         self._draining = False
         self._ended = False
 
     @property
     def revision(self) -> int:
-        """That of the newest visible event."""
+        """That of the newest event that is kept and visible."""
         return self._revision
 
     @property
-    def sessions(self) -> Mapping[UUID, Session]:
-        """All sessions that are not final, as the log has them."""
-        return self._sessions
+    def oldest(self) -> int:
+        """The oldest event that a watcher can still continue with."""
+        return self._oldest
+
+    @property
+    def kept(self) -> Mapping[UUID, Session]:
+        """All sessions that are not final, as the record has them up to ``revision``."""
+        return self._kept
+
+    def find(self, session_id: UUID) -> Session | None:
+        """A session as it is visible; None for one that is unknown, or in the record alone."""
+        return self._shown.get(session_id) or self._kept.get(session_id)
+
+    def visible(self) -> Sequence[Session]:
+        """All sessions that are not final, as they are visible."""
+        if not self._shown:
+            return list(self._kept.values())
+        merged = self._kept | self._shown
+        return [session for session in merged.values() if not session.state.is_final]
+
+    # -- what is told --------------------------------------------------------------
 
     def publish(self, events: Sequence[SessionEvent]) -> None:
-        """Make persisted events visible, in the order of their revisions."""
+        """Make events that are kept visible, in the order of their revisions."""
         for event in events:
-            before = self._sessions.get(event.session_id)
             if event.session.state.is_final:
-                self._sessions.pop(event.session_id, None)
+                self._kept.pop(event.session_id, None)
             else:
-                self._sessions[event.session_id] = event.session
+                self._kept[event.session_id] = event.session
             self._revision = event.revision
-            self._ring[event.revision % len(self._ring)] = Entry(event, before)
+            self._ring[event.revision % len(self._ring)] = Entry(event)
+            if self._provisional:
+                self._supersede(event)
         self._wake()
+
+    def publish_provisional(self, events: Sequence[SessionEvent]) -> Sequence[Session]:
+        """Make events visible that are not kept yet, in the order in which they will be.
+
+        Returns:
+            The session after each, as it is visible: with the revision of its last kept event.
+        """
+        sessions: list[Session] = []
+        for event in events:
+            kept = self._kept.get(event.session_id)
+            session = replace(event.session, revision=kept.revision if kept is not None else 0)
+            self._provisional[self._next_provisional] = Entry(replace(event, session=session))
+            self._next_provisional += 1
+            self._shown[event.session_id] = session
+            sessions.append(session)
+        self._wake()
+        return sessions
+
+    def expire(self, oldest: int) -> None:
+        """Events below this revision are deleted from the record."""
+        self._oldest = max(self._oldest, oldest)
 
     def announce_draining(self) -> None:
         """Tell every tail that the broker is about to stop."""
@@ -92,6 +146,12 @@ class Hub:
         """End every tail, once it has read all that there is."""
         self._ended = True
         self._wake()
+
+    # -- what is read --------------------------------------------------------------
+
+    def holds(self, revision: int) -> bool:
+        """Whether a watcher that has all up to a revision can continue."""
+        return revision + 1 >= self._oldest or self._remembered(revision + 1) is not None
 
     async def tail(
         self, wanted: SessionFilter, after: int, *, idle: float
@@ -104,53 +164,95 @@ class Hub:
             idle: seconds without a matching event after which IDLE is yielded.
 
         Yields:
-            An entry or a signal, and the revision up to which the watcher now has all.
+            An entry or a signal, and the revision up to which the watcher now has all. The last is
+            IDLE, when the broker ends the tail.
 
         Raises:
-            SlowConsumerError: the ring has passed the watcher by.
+            ExpiredError: what comes next was deleted.
+            SlowConsumerError: the watcher's lag has grown too far.
+            StoreUnavailableError: what comes next is in the record only, and that is away.
 
         Cancellation is safe: nothing is held.
         """
         loop = asyncio.get_running_loop()
+        concerned = _everybody if wanted == SessionFilter() else wanted.concerned_by
         position = after
+        most = self._revision - after + self._lag
+        # All that are there now are told, whatever the watcher has seen of them elsewhere.
+        next_provisional = 0
         spoke = loop.time()
         told_draining = False
         while True:
             while position < self._revision:
-                entry = self._entry(position + 1)
-                position += 1
-                if entry.concerns(wanted):
+                known = self._remembered(position + 1)
+                for entry in (known,) if known else await self._archived(position, most):
+                    position += 1
+                    if concerned(entry.event):
+                        yield entry, position
+                        spoke = loop.time()
+            next_provisional = max(next_provisional, self._first_provisional)
+            if next_provisional < self._next_provisional:
+                entry = self._provisional[next_provisional]
+                next_provisional += 1
+                if concerned(entry.event):
                     yield entry, position
                     spoke = loop.time()
-            if self._draining and not told_draining:
+            elif self._draining and not told_draining:
                 told_draining = True
                 yield Signal.DRAINING, position
             elif self._ended:
+                yield Signal.IDLE, position
                 return
             elif not await self._changed(spoke + idle):
                 yield Signal.IDLE, position
                 spoke = loop.time()
 
-    def _entry(self, revision: int) -> Entry:
+    async def _archived(self, position: int, most: int) -> Sequence[Entry]:
+        """At least one entry after a revision that is not the newest, without gap."""
+        lag = self._revision - position
+        if lag > most:
+            raise SlowConsumerError(lag)
+        block = await self._archive.after(position)
+        if not block:
+            raise ExpiredError
+        # What is committed and not published yet has its turn later.
+        return block[: self._revision - position]
+
+    def _remembered(self, revision: int) -> Entry | None:
         entry = self._ring[revision % len(self._ring)]
-        if entry is None or entry.event.revision != revision:
-            raise SlowConsumerError(self._revision - revision + 1)
-        return entry
+        return entry if entry is not None and entry.event.revision == revision else None
+
+    def _supersede(self, event: SessionEvent) -> None:
+        """Forget the provisional form of an event that is kept now."""
+        told = self._provisional.pop(self._first_provisional).event
+        self._first_provisional += 1
+        assert (told.session_id, told.sequence) == (event.session_id, event.sequence)
+        if self._shown[event.session_id].sequence == event.sequence:
+            del self._shown[event.session_id]
 
     async def _changed(self, deadline: float) -> bool:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Whether something is new; False at the deadline."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.add(waiter)
+        # A bare timer costs a third of asyncio.timeout, and this is once per watcher and event.
+        timer = loop.call_at(deadline, _answer, waiter, False)
         try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            timer.cancel()
             self._waiters.discard(waiter)
-        return True
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _answer(waiter, True)
+
+
+def _answer(waiter: asyncio.Future[bool], new: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(new)
+
+
+def _everybody(_: SessionEvent) -> bool:
+    return True

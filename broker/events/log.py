@@ -1,16 +1,21 @@
-"""The way into the record: events in order, many to a transaction, seen only once they are kept."""
+"""The way into the record: events in order, many to a transaction.
+
+Events are visible once they are kept. Only while the database does not take them in time are they
+visible before; then all that wait are, and all that follow, until none waits any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.errors import StoreFencedError, StoreUnavailableError
-from broker.session.model import Session, SessionEvent
+from broker.events.hub import Hub
+from broker.session.model import Session, SessionEvent, Transition
 from broker.store.base import Store
 
 logger = logging.getLogger(__name__)
@@ -20,14 +25,46 @@ BATCH: Final = 500
 CAPACITY: Final = 10_000
 """Events that may wait for the database. Opens are refused while it is away, and a session
 that is open adds a handful at most, so that this is never reached in earnest."""
+RESERVE: Final = 2_000
+"""Places of it that only transitions may take: what else is observed gives way to them."""
+ALARMS: Final = (1_000, 4_000, RESERVE * 4)
+"""Depths at which somebody should know; beyond the last one observations are lost."""
 RETRY_INTERVAL: Final = 1.0
 """Seconds between two tries while the database is away."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What becomes of events that were submitted. Shield its futures when waiting with a deadline.
+
+    Args:
+        visible: the session after the last of them, once watchers can see it.
+        kept: the same, once it is in the record.
+    """
+
+    visible: asyncio.Future[Session]
+    kept: asyncio.Future[Session]
+
+    @classmethod
+    def of(cls, session: Session) -> Receipt:
+        """That of a session which is in the record already."""
+        receipt = cls.awaited()
+        receipt.visible.set_result(session)
+        receipt.kept.set_result(session)
+        return receipt
+
+    @classmethod
+    def awaited(cls) -> Receipt:
+        """That of events which wait."""
+        loop = asyncio.get_running_loop()
+        return cls(loop.create_future(), loop.create_future())
+
+
+@dataclass(frozen=True, slots=True)
 class _Pending:
     events: tuple[SessionEvent, ...]
-    done: asyncio.Future[Session]
+    receipt: Receipt
+    since: float
 
 
 class EventLog:
@@ -35,40 +72,56 @@ class EventLog:
 
     Args:
         store: the record.
-        publish: makes events visible, once they are kept.
+        hub: makes events visible.
+        grace: seconds that an event may wait for the record before it is visible without.
+
+    Attributes:
+        available: whether the database took the last append.
     """
 
-    def __init__(self, store: Store, publish: Callable[[Sequence[SessionEvent]], None]) -> None:
+    def __init__(self, store: Store, hub: Hub, *, grace: float) -> None:
         self._store = store
-        self._publish = publish
+        self._hub = hub
+        self._grace = grace
         self._pending: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._depth = 0
+        self._behind = False
+        self._late: asyncio.TimerHandle | None = None
         self.available = True
 
-    def submit(self, events: Sequence[SessionEvent]) -> asyncio.Future[Session]:
+    @property
+    def depth(self) -> int:
+        """How many events wait for the record."""
+        return self._depth
+
+    def submit(self, events: Sequence[SessionEvent]) -> Receipt:
         """Queue events; they are written even if nobody waits.
 
         Args:
             events: of one session, in order.
 
-        Returns:
-            The session after the last of them, once they are kept and visible. Shield it when
-            waiting with a deadline.
-
         Raises:
             StoreUnavailableError: the queue is full; nothing was queued.
         """
-        if self._depth + len(events) > CAPACITY:
+        moves = any(isinstance(event.change, Transition) for event in events)
+        if self._depth + len(events) > CAPACITY - (0 if moves else RESERVE):
             raise StoreUnavailableError(f"{self._depth} events wait for the database")
-        pending = _Pending(tuple(events), asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        pending = _Pending(tuple(events), Receipt.awaited(), loop.time())
         self._pending.append(pending)
-        self._depth += len(pending.events)
+        before, self._depth = self._depth, self._depth + len(pending.events)
+        if any(before < alarm <= self._depth for alarm in ALARMS):
+            logger.error("%d events wait for the database, of %d at most", self._depth, CAPACITY)
         self._idle.clear()
         self._work.set()
-        return pending.done
+        if self._behind:
+            self._foretell(pending)
+        elif self._late is None:
+            self._late = loop.call_later(self._grace, self._fall_behind)
+        return pending.receipt
 
     def require_available(self) -> None:
         """Raise StoreUnavailableError while the database is known to be away."""
@@ -85,23 +138,24 @@ class EventLog:
         """
         while True:
             await self._work.wait()
-            batch = self._take()
+            batch = self._first()
             events = [event for pending in batch for event in pending.events]
             revisions = await self._append(events)
             kept = [
                 replace(event, revision=revision, session=replace(event.session, revision=revision))
                 for event, revision in zip(events, revisions, strict=True)
             ]
-            self._publish(kept)
+            self._hub.publish(kept)
             self._depth -= len(events)
             last = -1
             for pending in batch:
+                self._pending.popleft()
                 last += len(pending.events)
-                if not pending.done.done():
-                    pending.done.set_result(kept[last].session)
-            if not self._pending:
-                self._work.clear()
-                self._idle.set()
+                # Kept first: who waits for that is told before a session that is visible goes on.
+                for future in (pending.receipt.kept, pending.receipt.visible):
+                    if not future.done():
+                        future.set_result(kept[last].session)
+            self._look_ahead()
 
     async def flush(self, timeout: float) -> bool:
         """Wait until all that was submitted is kept.
@@ -120,13 +174,45 @@ class EventLog:
             return False
         return True
 
-    def _take(self) -> list[_Pending]:
-        batch = [self._pending.popleft()]
-        size = len(batch[0].events)
-        while self._pending and size + len(self._pending[0].events) <= BATCH:
-            batch.append(self._pending.popleft())
-            size += len(batch[-1].events)
+    def _first(self) -> list[_Pending]:
+        """What is written next; it stays in the queue until it is kept."""
+        batch: list[_Pending] = []
+        size = 0
+        for pending in self._pending:
+            size += len(pending.events)
+            if batch and size > BATCH:
+                break
+            batch.append(pending)
         return batch
+
+    def _look_ahead(self) -> None:
+        """The head of the queue was kept: is the next one late?"""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if not self._pending:
+            if self._behind:
+                logger.warning("the record has caught up")
+            self._behind = False
+            self._work.clear()
+            self._idle.set()
+        elif not self._behind:
+            due = self._pending[0].since + self._grace
+            self._late = asyncio.get_running_loop().call_at(due, self._fall_behind)
+
+    def _fall_behind(self) -> None:
+        self._late = None
+        self._behind = True
+        logger.warning(
+            "%d events wait for the database; watchers get them unpersisted", self._depth
+        )
+        for pending in self._pending:
+            self._foretell(pending)
+
+    def _foretell(self, pending: _Pending) -> None:
+        sessions = self._hub.publish_provisional(pending.events)
+        if not pending.receipt.visible.done():
+            pending.receipt.visible.set_result(sessions[-1])
 
     async def _append(self, events: Sequence[SessionEvent]) -> Sequence[int]:
         while True:

@@ -13,6 +13,9 @@ from broker.errors import InvalidArgumentError
 
 _LAYOUT: Final = struct.Struct(">16sQ")
 
+NOWHERE: Final = 2**64 - 1
+"""The revision of a token that stands for no place: its watcher must begin anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResumeToken:

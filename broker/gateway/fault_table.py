@@ -59,6 +59,8 @@ class Symptom(enum.StrEnum):
     HEARTBEAT_UNANSWERED = "heartbeat_unanswered"
     CLOSED_BY_BROKER = "closed_by_broker"
     BROKER_ERROR = "broker_error"
+    BROKER_STOPPING = "broker_stopping"
+    BROKER_RESTARTED = "broker_restarted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +333,21 @@ FAULTS: Final[Mapping[Symptom, Fault]] = {
         Phase.CONNECTED,
         "the broker erred, and has ended the connection to {target}; its log says more",
         "The session goes on by itself. Report it, with the log.",
+        answered=True,
+    ),
+    Symptom.BROKER_STOPPING: Fault(
+        GatewayConnectionError,
+        Phase.CONNECTED,
+        "the broker stops, and closes the connection to {target}",
+        "The next broker takes the session up and dials anew. If none comes, an operator must "
+        "start it.",
+        answered=True,
+    ),
+    Symptom.BROKER_RESTARTED: Fault(
+        GatewayConnectionError,
+        Phase.CONNECTED,
+        "the broker died, and the connection to {target} with it; another one has taken over",
+        "The session dials anew by itself. The log of the broker that died may say why it did.",
         answered=True,
     ),
 }

@@ -10,14 +10,21 @@ from uuid import UUID
 from ibgateway.broker.v1 import broker_service_pb2 as pb
 from ibgateway.broker.v1 import broker_service_pb2_grpc
 
+from broker.events.hub import Hub
 from broker.rpc import convert
 from broker.rpc.caller import Context
 
 CAPABILITIES: Final = (
     "client-id.exact",
     "client-id.increment",
+    "session.events",
+    "session.lease",
+    "session.request-id",
+    "session.survives-restart",
     "session.verify",
     "watch.bookmark",
+    "watch.provisional",
+    "watch.resume",
     "watch.snapshot",
 )
 """What this broker can do; a name is added when it works, and never taken away."""
@@ -32,9 +39,8 @@ class BrokerService(broker_service_pb2_grpc.BrokerServiceServicer):
     store_id: UUID
     epoch: int
     start_time: datetime
-    session_limit: int
-    watcher_limit: int
-    watch_lag: int
+    hub: Hub
+    limits: pb.BrokerLimits
 
     async def GetBrokerInfo(
         self, request: pb.GetBrokerInfoRequest, context: Context
@@ -46,10 +52,8 @@ class BrokerService(broker_service_pb2_grpc.BrokerServiceServicer):
             store_id=str(self.store_id),
             start_time=convert.timestamp(self.start_time),
             capabilities=CAPABILITIES,
-            limits=pb.BrokerLimits(
-                sessions=self.session_limit,
-                watchers=self.watcher_limit,
-                watch_lag=self.watch_lag,
-            ),
+            limits=self.limits,
             epoch=self.epoch,
+            revision=self.hub.revision,
+            oldest_revision=self.hub.oldest,
         )

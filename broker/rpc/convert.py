@@ -10,6 +10,7 @@ from uuid import UUID
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ibgateway.broker.v1 import (
+    broker_service_pb2,
     error_pb2,
     gateway_pb2,
     session_event_pb2,
@@ -17,11 +18,12 @@ from ibgateway.broker.v1 import (
     session_service_pb2,
 )
 
-from broker.events.hub import Entry
+from broker.events.archive import Entry
 from broker.events.token import ResumeToken
 from broker.gateway.base import GatewayKind
 from broker.gateway.breaker import BreakerState
 from broker.gateway.endpoint import Endpoint
+from broker.runtime.supervisor import Vitals
 from broker.session.client_ids import Quarantined
 from broker.session.model import (
     Attempt,
@@ -96,8 +98,8 @@ def failure(value: Failure | None) -> error_pb2.ConnectionFailure | None:
     )
 
 
-def session(value: Session, *, heartbeat_latency: float | None = None) -> session_pb2.Session:
-    """A session as callers see it; the latency in seconds is known of open ones only."""
+def session(value: Session, vitals: Vitals | None = None) -> session_pb2.Session:
+    """A session as callers see it."""
     spec = value.spec
     return session_pb2.Session(
         session_id=str(spec.session_id),
@@ -119,11 +121,13 @@ def session(value: Session, *, heartbeat_latency: float | None = None) -> sessio
         last_failure=failure(value.last_failure),
         close_reason=value.close_reason or "",
         error_count=value.error_count,
-        heartbeat_latency=duration(heartbeat_latency),
+        heartbeat_latency=duration(vitals.heartbeat_latency if vitals else None),
         create_time=timestamp(value.create_time),
         connect_time=timestamp(value.connect_time),
         state_time=timestamp(value.state_time),
         disconnect_time=timestamp(value.disconnect_time),
+        lease_expire_time=timestamp(vitals.lease_expire_time if vitals else None),
+        lease_ttl=duration(value.lease_ttl),
     )
 
 
@@ -139,17 +143,17 @@ class Sessions:
 
     def __init__(self, limit: int = 1024) -> None:
         self._limit = limit
-        self._made: dict[UUID, tuple[Session, float | None, session_pb2.Session]] = {}
+        self._made: dict[UUID, tuple[Session, Vitals, session_pb2.Session]] = {}
 
-    def encode(self, value: Session, heartbeat_latency: float | None) -> session_pb2.Session:
+    def encode(self, value: Session, vitals: Vitals) -> session_pb2.Session:
         """As ``session``; the message is shared and must not be changed."""
         session_id = value.spec.session_id
         known = self._made.get(session_id)
-        if known is not None and known[0] is value and known[1] == heartbeat_latency:
+        if known is not None and known[0] is value and known[1] == vitals:
             return known[2]
-        message = session(value, heartbeat_latency=heartbeat_latency)
+        message = session(value, vitals)
         self._made.pop(session_id, None)
-        self._made[session_id] = value, heartbeat_latency, message
+        self._made[session_id] = value, vitals, message
         if len(self._made) > self._limit:
             del self._made[next(iter(self._made))]
         return message
@@ -215,17 +219,23 @@ def event(value: SessionEvent) -> session_event_pb2.SessionEvent:
     return message
 
 
-def watched(entry: Entry, store_id: UUID) -> session_service_pb2.WatchSessionsResponse:
-    """An event as a message of the stream: made once, and shared by all watchers."""
-    if entry.encoded is None:
-        revision = entry.event.revision
-        entry.encoded = session_service_pb2.WatchSessionsResponse(
+def watched(entry: Entry, store_id: UUID, revision: int) -> bytes:
+    """An event as a message of the stream, serialized: made once, and shared by all watchers.
+
+    Args:
+        entry: the event.
+        store_id: names the log.
+        revision: up to which the watcher has all; for an event that is not kept yet this may
+            differ from watcher to watcher.
+    """
+    if entry.encoded is None or entry.encoded_for != revision:
+        message = session_service_pb2.WatchSessionsResponse(
             resume_token=ResumeToken(store_id, revision).encode(),
             revision=revision,
             event=event(entry.event),
         )
-    message: session_service_pb2.WatchSessionsResponse = entry.encoded
-    return message
+        entry.encoded, entry.encoded_for = message.SerializeToString(), revision
+    return entry.encoded
 
 
 def gateway(
@@ -277,6 +287,26 @@ def gateway(
     if endpoint.reachable is not None:
         message.reachable = endpoint.reachable
     return message
+
+
+def limits(
+    *,
+    sessions: int,
+    watchers: int,
+    watch_lag: int,
+    lease_ttl: float,
+    retention_age: float,
+    retention_events: int,
+) -> broker_service_pb2.BrokerLimits:
+    """The bounds in force; times are in seconds."""
+    return broker_service_pb2.BrokerLimits(
+        sessions=sessions,
+        watchers=watchers,
+        watch_lag=watch_lag,
+        lease_ttl=duration(lease_ttl),
+        retention_age=duration(retention_age),
+        retention_events=retention_events,
+    )
 
 
 def _in(seconds: float | None, now: datetime) -> Timestamp | None:

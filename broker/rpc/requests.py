@@ -7,7 +7,7 @@ import binascii
 import struct
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
@@ -17,10 +17,10 @@ from ibgateway.broker.v1 import session_service_pb2 as pb
 from broker.config import DEFAULT_GATEWAY
 from broker.errors import InvalidArgumentError
 from broker.rpc import convert
-from broker.runtime.manager import OpenRequest
 from broker.session.client_ids import HIGHEST, LOWEST
 from broker.session.filters import SessionFilter
 from broker.session.model import ClientIdPolicy, SessionState
+from broker.session.open_request import OpenRequest
 from broker.store.base import PageKey
 
 DEFAULT_PAGE: Final = 50
@@ -32,6 +32,7 @@ LONGEST_NAME: Final = 63
 LONGEST_OWNER: Final = 128
 LONGEST_TEXT: Final = 256
 TIMEOUT_RANGE: Final = (0.1, 600.0)
+LEASE_RANGE: Final = (1.0, 86_400.0)
 ATTEMPTS_RANGE: Final = (1, 100)
 RECONNECTS_RANGE: Final = (0, 1_000_000)
 
@@ -44,6 +45,7 @@ _POLICIES: Final = {
     pb.CLIENT_ID_POLICY_EXACT: ClientIdPolicy.EXACT,
 }
 _PAGE_KEY: Final = struct.Struct(">q16s")
+_SEQUENCE: Final = struct.Struct(">Q")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -97,6 +99,36 @@ class Checked:
                 "is required" if not value else "must be a UUID, as OpenSession returned it",
             )
             return UUID(int=0)
+
+    def request_id(self, value: str) -> UUID | None:
+        """A UUID of version 4, or none at all."""
+        if not value:
+            return None
+        try:
+            result = UUID(value[:64])
+        except ValueError:
+            result = None
+        self.require(
+            result is not None and result.version == 4,
+            "request_id",
+            "must be a UUID of version 4, made anew for each open",
+        )
+        return result
+
+    def page_size(self, value: int) -> int:
+        """How many are wanted on a page; 0 leaves it to us."""
+        self.require(value >= 0, "page_size", "must not be negative")
+        return min(value or DEFAULT_PAGE, LARGEST_PAGE)
+
+    def page_token(self, value: str, layout: struct.Struct) -> tuple[Any, ...] | None:
+        """What a page token holds; None for the first page."""
+        if not value:
+            return None
+        try:
+            return layout.unpack(base64.b64decode(value, altchars=b"-_", validate=True))
+        except (binascii.Error, struct.error, ValueError):
+            self.require(False, "page_token", "must be a next_page_token as it was received")
+            return None
 
     def seconds(self, value: Duration, field: str, low: float, high: float) -> float:
         """A duration within a range."""
@@ -157,11 +189,33 @@ def open_request(request: pb.OpenSessionRequest, owner: str) -> OpenRequest:
         )
         if request.HasField("reconnect_max_attempts")
         else None,
+        request_id=checked.request_id(request.request_id),
+        lease_ttl=checked.seconds(request.lease_ttl, "lease_ttl", *LEASE_RANGE)
+        if request.HasField("lease_ttl")
+        else None,
         return_immediately=request.return_immediately,
         labels=checked.labels(request.labels),
     )
     checked.finish()
     return result
+
+
+def renew_request(request: pb.RenewSessionRequest) -> tuple[UUID, float | None]:
+    """Check a RenewSessionRequest.
+
+    Returns:
+        The session_id, and the seconds that its lease shall last; None for as before.
+
+    Raises:
+        InvalidArgumentError: names every field that is wrong.
+    """
+    checked = Checked()
+    result = checked.session_id(request.session_id)
+    lease_ttl = None
+    if request.HasField("lease_ttl"):
+        lease_ttl = checked.seconds(request.lease_ttl, "lease_ttl", *LEASE_RANGE)
+    checked.finish()
+    return result, lease_ttl
 
 
 def gateway_id(value: str) -> str:
@@ -267,20 +321,44 @@ def page(request: pb.ListSessionsRequest) -> tuple[int, PageKey | None]:
         InvalidArgumentError: names every field that is wrong.
     """
     checked = Checked()
-    checked.require(request.page_size >= 0, "page_size", "must not be negative")
+    size = checked.page_size(request.page_size)
+    place = checked.page_token(request.page_token, _PAGE_KEY)
     after = None
-    if request.page_token:
+    if place is not None:
+        micros, raw = place
         try:
-            packed = base64.b64decode(request.page_token, altchars=b"-_", validate=True)
-            micros, raw = _PAGE_KEY.unpack(packed)
             after = PageKey(_EPOCH + timedelta(microseconds=micros), UUID(bytes=raw))
-        except (binascii.Error, struct.error, ValueError, OverflowError):
+        except OverflowError:
             checked.require(False, "page_token", "must be a next_page_token as it was received")
     checked.finish()
-    return min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE), after
+    return size, after
 
 
 def page_token(create_time: datetime, session_id: UUID) -> str:
     """The token of the page after this session."""
     micros = (create_time - _EPOCH) // timedelta(microseconds=1)
     return base64.urlsafe_b64encode(_PAGE_KEY.pack(micros, session_id.bytes)).decode()
+
+
+def events_page(request: pb.ListSessionEventsRequest) -> tuple[UUID, int, int]:
+    """Check which events are wanted.
+
+    Returns:
+        The session_id, the page's size, and the sequence after which it begins.
+
+    Raises:
+        InvalidArgumentError: names every field that is wrong.
+    """
+    checked = Checked()
+    result = checked.session_id(request.session_id)
+    size = checked.page_size(request.page_size)
+    place = checked.page_token(request.page_token, _SEQUENCE)
+    after = place[0] if place is not None else 0
+    checked.require(after < 2**63, "page_token", "must be a next_page_token as it was received")
+    checked.finish()
+    return result, size, after
+
+
+def events_page_token(sequence: int) -> str:
+    """The token of the page after the event with this sequence."""
+    return base64.urlsafe_b64encode(_SEQUENCE.pack(sequence)).decode()

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
 
 from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
-from broker.events.hub import Hub, Signal
-from broker.events.token import ResumeToken
+from broker.events.archive import Entry
+from broker.events.hub import Signal
+from broker.events.token import NOWHERE, ResumeToken
+from broker.events.watch import ResetReason, SnapshotComplete, Told, Watches
 from broker.rpc import convert, requests
 from broker.rpc.boundary import correlation_id
 from broker.rpc.caller import Context, owner
+from broker.runtime.admission import Admission
 from broker.runtime.manager import SessionManager
 from broker.session.filters import SessionFilter
 from broker.session.model import Session
-from broker.store.base import PageKey, Store
-
-SNAPSHOT_PAGE: Final = 500
-NOTHING: Final = 0
-"""The revision in the token of a stream whose snapshot is not complete: it has nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +27,18 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     """Serves sessions.
 
     Args:
-        manager: opens, finds and ends them.
-        hub: what watchers see.
-        store: the record, for final sessions in a snapshot.
+        admission: opens them.
+        manager: uses and ends them.
+        watches: what watchers are told.
         now: the time, in UTC.
-        bookmark_interval: seconds without a message after which an idle watcher is told so.
         stop_grace: seconds between the announcement of a stop and the stop itself, at most.
         encoded: sessions that were encoded already.
     """
 
+    admission: Admission
     manager: SessionManager
-    hub: Hub
-    store: Store
+    watches: Watches
     now: Callable[[], datetime]
-    bookmark_interval: float
     stop_grace: float
     encoded: convert.Sessions = field(default_factory=convert.Sessions)
 
@@ -53,10 +48,10 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         """See the proto."""
         wanted = requests.open_request(request, owner(context))
         if request.validate_only:
-            await self.manager.validate(wanted)
+            await self.admission.validate(wanted)
             return pb.OpenSessionResponse()
-        session = await self.manager.open(wanted, correlation_id=correlation_id.get())
-        return pb.OpenSessionResponse(session=convert.session(session), created=True)
+        opened = await self.admission.open(wanted, correlation_id=correlation_id.get())
+        return pb.OpenSessionResponse(session=self._encode(opened.session), created=opened.created)
 
     async def CloseSession(
         self, request: pb.CloseSessionRequest, context: Context
@@ -75,7 +70,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         self, request: pb.GetSessionRequest, context: Context
     ) -> pb.GetSessionResponse:
         """See the proto."""
-        session = await self.manager.get(requests.session_id(request.session_id))
+        session = await self.manager.catalogue.get(requests.session_id(request.session_id))
         return pb.GetSessionResponse(session=self._encode(session))
 
     async def ListSessions(
@@ -84,7 +79,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         """See the proto."""
         wanted = requests.session_filter(request)
         size, after = requests.page(request)
-        sessions = await self.manager.list_sessions(
+        sessions = await self.manager.catalogue.list_sessions(
             wanted, include_final=_wants_final(request, wanted), after=after, limit=size + 1
         )
         page = sessions[:size]
@@ -109,6 +104,28 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
             age=convert.duration(verdict.age),
         )
 
+    async def RenewSession(
+        self, request: pb.RenewSessionRequest, context: Context
+    ) -> pb.RenewSessionResponse:
+        """See the proto."""
+        session_id, lease_ttl = requests.renew_request(request)
+        session = await self.manager.renew(session_id, lease_ttl, actor=owner(context))
+        return pb.RenewSessionResponse(session=self._encode(session))
+
+    async def ListSessionEvents(
+        self, request: pb.ListSessionEventsRequest, context: Context
+    ) -> pb.ListSessionEventsResponse:
+        """See the proto."""
+        session_id, size, after = requests.events_page(request)
+        events = await self.manager.catalogue.list_events(session_id, after=after, limit=size + 1)
+        page = events[:size]
+        return pb.ListSessionEventsResponse(
+            events=[convert.event(event) for event in page],
+            next_page_token=requests.events_page_token(page[-1].sequence)
+            if len(events) > size
+            else "",
+        )
+
     async def AcknowledgeData(
         self, request: pb.AcknowledgeDataRequest, context: Context
     ) -> pb.AcknowledgeDataResponse:
@@ -119,64 +136,44 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         )
         return pb.AcknowledgeDataResponse(session=self._encode(session))
 
-    async def WatchSessions(
+    async def WatchSessions(  # type: ignore[override]  # the boundary takes what is serialized, too
         self, request: pb.WatchSessionsRequest, context: Context
-    ) -> AsyncIterator[pb.WatchSessionsResponse]:
+    ) -> AsyncIterator[pb.WatchSessionsResponse | bytes]:
         """See the proto."""
         wanted = requests.session_filter(request)
-        if request.resume_token:
-            token = ResumeToken.decode(request.resume_token)
-            known = token.store_id == self.store.store_id and token.revision <= self.hub.revision
-            yield self._message(
-                NOTHING,
-                reset=pb.Reset(
-                    oldest_revision=1,
-                    reason="TOKEN_NOT_CONTINUED" if known else "TOKEN_UNKNOWN",
-                ),
-            )
-        # The snapshot is that of one instant; what happens while it is sent follows as events.
-        position = self.hub.revision
-        live = [session for session in self.hub.sessions.values() if wanted.matches(session)]
-        for session in live:
-            yield self._message(NOTHING, snapshot=self._encode(session))
-        if _wants_final(request, wanted):
-            async for session in self._final(wanted, position):
-                yield self._message(NOTHING, snapshot=self._encode(session))
-        yield self._message(position, snapshot_complete=pb.SnapshotComplete())
-        async for item, revision in self.hub.tail(wanted, position, idle=self.bookmark_interval):
-            match item:
-                case Signal.IDLE:
-                    yield self._message(revision, bookmark=pb.Bookmark())
-                case Signal.DRAINING:
-                    stop_time = self.now() + timedelta(seconds=self.stop_grace)
-                    yield self._message(
-                        revision, draining=pb.Draining(stop_time=convert.timestamp(stop_time))
-                    )
-                case entry:
-                    yield convert.watched(entry, self.store.store_id)
+        token = ResumeToken.decode(request.resume_token) if request.resume_token else None
+        # At once: a stream that is resumed may be quiet for long.
+        await context.send_initial_metadata(())
+        async for told, revision in self.watches.follow(
+            wanted, include_final=_wants_final(request, wanted), token=token
+        ):
+            yield self._message(told, revision)
 
-    async def _final(self, wanted: SessionFilter, position: int) -> AsyncIterator[Session]:
-        """The final sessions of the record, as of a revision; later ones follow as events."""
-        after = None
-        while True:
-            page = await self.store.list_connections(wanted, after=after, limit=SNAPSHOT_PAGE)
-            for session in page:
-                if session.state.is_final and session.revision <= position:
-                    yield session
-            if len(page) < SNAPSHOT_PAGE:
-                return
-            after = PageKey(page[-1].create_time, page[-1].spec.session_id)
+    def _message(self, told: Told, revision: int) -> pb.WatchSessionsResponse | bytes:
+        store_id = self.watches.store_id
+        if isinstance(told, Entry):
+            return convert.watched(told, store_id, revision)
+        message = pb.WatchSessionsResponse(
+            resume_token=ResumeToken(store_id, revision).encode(),
+            revision=0 if revision == NOWHERE else revision,
+        )
+        oldest = self.watches.hub.oldest
+        match told:
+            case Session():
+                message.snapshot.CopyFrom(self._encode(told))
+            case SnapshotComplete():
+                message.snapshot_complete.SetInParent()
+            case ResetReason():
+                message.reset.CopyFrom(pb.Reset(oldest_revision=oldest, reason=told.value))
+            case Signal.IDLE:
+                message.bookmark.CopyFrom(pb.Bookmark(oldest_revision=oldest))
+            case Signal.DRAINING:
+                stop_time = self.now() + timedelta(seconds=self.stop_grace)
+                message.draining.CopyFrom(pb.Draining(stop_time=convert.timestamp(stop_time)))
+        return message
 
     def _encode(self, session: Session) -> session_pb2.Session:
-        latency = self.manager.heartbeat_latency(session.spec.session_id)
-        return self.encoded.encode(session, latency)
-
-    def _message(self, revision: int, **message: object) -> pb.WatchSessionsResponse:
-        return pb.WatchSessionsResponse(
-            resume_token=ResumeToken(self.store.store_id, revision).encode(),
-            revision=revision,
-            **message,  # type: ignore[arg-type]  # one of the oneof, by its name
-        )
+        return self.encoded.encode(session, self.manager.vitals(session.spec.session_id))
 
 
 def _wants_final(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from broker.gateway.maintenance import Calendar
@@ -40,18 +40,23 @@ class Alarms:
         budgets: what may pass without alarm.
         maintenance: when the loss of a link is expected; such a loss has its budget from the end
             of the window, and an alarm of its own there.
+        begin: what was due before is not told: the broker before this one did.
         tell: called with each alarm. What it tells of is an event of the session, so that
             ``follow`` is called again.
     """
 
     def __init__(
-        self, budgets: Budgets, maintenance: Calendar, tell: Callable[[SessionNotice], None]
+        self,
+        budgets: Budgets,
+        maintenance: Calendar,
+        begin: datetime,
+        tell: Callable[[SessionNotice], None],
     ) -> None:
         self._budgets = budgets
         self._maintenance = maintenance
         self._tell = tell
         self._timer: asyncio.TimerHandle | None = None
-        self._told_until = datetime.min.replace(tzinfo=UTC)
+        self._told_until = begin
 
     def follow(self, session: Session, now: datetime) -> None:
         """The session is like this now; the next alarm is due accordingly."""

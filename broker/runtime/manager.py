@@ -1,62 +1,37 @@
-"""All sessions of this broker: who may open one, and where each is found."""
+"""All sessions of this broker: how each is begun or taken up, used and ended."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeVar
 from uuid import UUID
 
 from broker.errors import (
     BrokerDrainingError,
-    ClientIDInUseError,
     GatewayError,
-    Phase,
     SessionClosedError,
-    SessionLimitError,
     SessionNotConnectedError,
-    SessionNotFoundError,
     StoreUnavailableError,
 )
-from broker.events.hub import Hub
-from broker.events.log import EventLog
+from broker.events.catalogue import Catalogue
 from broker.gateway.base import Probe
+from broker.gateway.fault_table import Symptom
+from broker.gateway.faults import Target, failure
 from broker.runtime.gateways import Gateways
-from broker.runtime.supervisor import Ports, Supervisor
+from broker.runtime.supervisor import Ports, Supervisor, Vitals
 from broker.session import machine
-from broker.session.client_ids import Quarantined
-from broker.session.filters import SessionFilter
-from broker.session.inputs import BrokerRestarted
-from broker.session.model import (
-    ClientIdPolicy,
-    CloseReason,
-    Failure,
-    Session,
-    SessionNotice,
-    SessionSpec,
-)
-from broker.store.base import PageKey, Store
+from broker.session.inputs import BrokerRestarted, EndRequested, LinkEnded
+from broker.session.model import CloseReason, Failure, Session, SessionNotice
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """What a caller wants; None is the gateway's own setting. ``timeout`` is in seconds."""
-
-    gateway_id: str
-    owner: str
-    client_id: int | None = None
-    client_id_policy: ClientIdPolicy = ClientIdPolicy.INCREMENT
-    readonly: bool = False
-    timeout: float | None = None
-    max_attempts: int | None = None
-    reconnect_max_attempts: int | None = None
-    return_immediately: bool = False
-    labels: Mapping[str, str] | None = None
+_NO_VITALS: Final = Vitals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,110 +48,60 @@ class Verdict:
 
 
 class SessionManager:
-    """Opens, finds and ends sessions.
+    """Begins, takes up, uses and ends sessions.
 
     Args:
         gateways: the gateways.
-        store: the record, for sessions that are final.
-        hub: what is visible.
+        catalogue: where sessions are looked up.
         ports: what each supervisor is given.
-        session_limit: how many sessions may be open at once, over all gateways.
+        lease_limit: how many seconds a lease may last at most.
         tasks: owns the supervisors.
         close_timeout: seconds that a caller waits at most for a session to end: a FIN
-            close takes 5 s at most, its record another few.
+            close takes 5 s at most.
+
+    Attributes:
+        is_draining: whether the broker stops, and takes no new session.
     """
 
     def __init__(
         self,
         gateways: Gateways,
         *,
-        store: Store,
-        hub: Hub,
+        catalogue: Catalogue,
         ports: Ports,
-        session_limit: int,
+        lease_limit: float,
         tasks: asyncio.TaskGroup,
         close_timeout: float = 15.0,
     ) -> None:
         self.gateways = gateways
-        self.session_limit = session_limit
-        self._store = store
-        self._hub = hub
-        self._log: EventLog = ports.log
+        self.catalogue = catalogue
+        self.is_draining = False
         self._ports = ports
+        self._lease_limit = lease_limit
         self._tasks = tasks
         self._close_timeout = close_timeout
-        self._draining = False
         self._supervisors: dict[UUID, Supervisor] = {}
+        self._requests: dict[tuple[str, UUID], Supervisor] = {}
         self._running: set[asyncio.Task[None]] = set()
         for name, endpoint in gateways.endpoints.items():
             endpoint.tell = functools.partial(self._tell, name)
 
-    # -- opening -----------------------------------------------------------------
-
-    async def open(self, request: OpenRequest, *, correlation_id: UUID) -> Session:
-        """Open a session and wait until it is CONNECTED, unless asked to return at once.
-
-        Args:
-            request: what is wanted, already checked field by field.
-            correlation_id: stands in the events of the open.
-
-        Returns:
-            The session as it is visible.
+    def begin(self, step: machine.Step, *, taken_up: bool = False) -> Supervisor:
+        """Supervise a session from a step on; it holds its client id and its seat at once.
 
         Raises:
-            GatewayError: the session FAILED; or, without a dial, the client id is held here.
-            BrokerError: the open was refused, or the session was ended by somebody else.
-
-        Cancellation ends the session (CALLER_GONE), in the background.
+            StoreUnavailableError: too much waits for the database already; nothing has begun.
         """
-        supervisor = await self._admit(request, correlation_id)
-        try:
-            reached = supervisor.opened if request.return_immediately else supervisor.settled
-            session = await asyncio.shield(reached)
-        except asyncio.CancelledError:
-            supervisor.request_end(CloseReason.CALLER_GONE, request.owner)
-            raise
-        self._require_success(session)
-        return session
-
-    async def validate(self, request: OpenRequest) -> None:
-        """Refuse what ``open`` would refuse now; nothing is held afterwards.
-
-        Raises:
-            BrokerError: as ``open``, before the dial.
-        """
-        await self._reserve(request)
-
-    async def _admit(self, request: OpenRequest, correlation_id: UUID) -> Supervisor:
-        client_id = await self._reserve(request)
-        # From here to the return nothing is awaited: the id that was found free is taken.
-        endpoint = self.gateways.endpoint(request.gateway_id)
-        settings = endpoint.settings
-        spec = SessionSpec(
-            session_id=self._ports.new_id(),
-            gateway_id=request.gateway_id,
-            host=settings.host,
-            port=settings.port,
-            owner=request.owner,
-            requested_client_id=request.client_id,
-            client_id_policy=request.client_id_policy,
-            readonly=request.readonly or settings.readonly,
-            timeout=request.timeout if request.timeout is not None else settings.timeout,
-            max_attempts=(
-                request.max_attempts if request.max_attempts is not None else settings.max_attempts
-            ),
-            reconnect_max_attempts=request.reconnect_max_attempts,
-            return_immediately=request.return_immediately,
-            labels=dict(request.labels or {}),
-        )
-        opening = machine.open_session(
-            spec, client_id, now=self._ports.now(), correlation_id=correlation_id
-        )
-        ids = self.gateways.client_ids(request.gateway_id)
-        supervisor = Supervisor(opening, endpoint, ids, self._ports)
-        ids.take(client_id, spec.session_id)
+        session = step.session
+        spec = session.spec
+        ids = self.gateways.client_ids(spec.gateway_id)
+        endpoint = self.gateways.endpoint(spec.gateway_id)
+        supervisor = Supervisor(step, endpoint, ids, self._ports, taken_up=taken_up)
+        ids.take(session.client_id, spec.session_id)
         self._supervisors[spec.session_id] = supervisor
-        self._count(request.gateway_id)
+        if spec.request_id is not None:
+            self._requests[spec.owner, spec.request_id] = supervisor
+        self._count(spec.gateway_id)
         task = self._tasks.create_task(
             self._supervise(supervisor), name=f"session-{spec.session_id}"
         )
@@ -184,118 +109,25 @@ class SessionManager:
         task.add_done_callback(self._running.discard)
         return supervisor
 
-    async def _reserve(self, request: OpenRequest) -> int:
-        """The client id that the request would get, once every limit allows it."""
-        while True:
-            if self._draining:
-                raise BrokerDrainingError
-            self.gateways.endpoint(request.gateway_id).require_open()
-            self._log.require_available()
-            ids = self.gateways.client_ids(request.gateway_id)
-            holder = None if request.client_id is None else ids.holders.get(request.client_id)
-            if holder is not None and self._supervisors[holder].is_ending:
-                # An id that is being released is worth waiting for, and so is its seat.
-                await self._wait_ended(self._supervisors[holder])
-                continue
-            self._require_room(request.gateway_id)
-            if request.client_id is None:
-                return ids.from_pool()
-            if holder is None:
-                return request.client_id
-            supervisor = self._supervisors[holder]
-            if request.client_id_policy is ClientIdPolicy.EXACT:
-                raise self._held(request.client_id, supervisor)
-            client_id = ids.after(request.client_id)
-            if client_id is None:
-                raise self._held(request.client_id, supervisor)
-            return client_id
+    # -- what is known of each ---------------------------------------------------
 
-    def _require_room(self, gateway_id: str) -> None:
-        used = Counter(
-            supervisor.session.spec.gateway_id for supervisor in self._supervisors.values()
-        )
-        limit = self.gateways.endpoint(gateway_id).settings.session_limit
-        if used.total() >= self.session_limit:
-            raise SessionLimitError("instance", used.total(), self.session_limit)
-        if used[gateway_id] >= limit:
-            raise SessionLimitError("gateway", used[gateway_id], limit)
+    @property
+    def supervisors(self) -> Mapping[UUID, Supervisor]:
+        """Those of all sessions that hold a seat."""
+        return self._supervisors
 
-    def _held(self, client_id: int, holder: Supervisor) -> ClientIDInUseError:
-        spec = holder.session.spec
-        return ClientIDInUseError(
-            f"client id {client_id} of gateway {spec.gateway_id!r} is held by session "
-            f"{spec.session_id} of {spec.owner!r}",
-            phase=Phase.ADMISSION,
-            hint="close that session, or ask for another id",
-            metadata={
-                "gateway_id": spec.gateway_id,
-                "client_id": str(client_id),
-                "session_id": str(spec.session_id),
-                "owner": spec.owner,
-            },
-        )
+    def requested(self, owner: str, request_id: UUID) -> Supervisor | None:
+        """The supervisor of the session that was opened with this request_id."""
+        return self._requests.get((owner, request_id))
 
-    def _require_success(self, session: Session) -> None:
-        spec = session.spec
-        match session.state:
-            case machine.FAILED if session.last_failure is not None:
-                raise session.last_failure.as_error(
-                    {
-                        "gateway_id": spec.gateway_id,
-                        "client_id": str(session.client_id),
-                        "session_id": str(spec.session_id),
-                        "phase": session.last_failure.phase.value,
-                        "tws_code": str(session.last_failure.tws_code),
-                    }
-                )
-            case machine.DISCONNECTED if session.close_reason == CloseReason.BROKER_STOPPING:
-                raise BrokerDrainingError
-            case machine.DISCONNECTED:
-                raise SessionClosedError(str(spec.session_id), session.close_reason or "")
+    def granted(self, lease_ttl: float | None) -> float | None:
+        """Seconds that a lease lasts for which so many are asked."""
+        return None if lease_ttl is None else min(lease_ttl, self._lease_limit)
 
-    # -- finding -----------------------------------------------------------------
-
-    async def get(self, session_id: UUID) -> Session:
-        """The session as it is visible, final ones included.
-
-        Raises:
-            SessionNotFoundError: there is no record of it.
-            StoreUnavailableError: it is not open, and the database does not answer.
-        """
-        session = self._hub.sessions.get(session_id)
-        if session is None:
-            session = await self._store.get_connection(session_id)
-        if session is None:
-            raise SessionNotFoundError(str(session_id))
-        return session
-
-    async def list_sessions(
-        self, wanted: SessionFilter, *, include_final: bool, after: PageKey | None, limit: int
-    ) -> Sequence[Session]:
-        """At most ``limit`` sessions after a key, by (create_time, session_id).
-
-        Raises:
-            StoreUnavailableError: final ones are wanted, and the database does not answer.
-        """
-        if include_final:
-            return await self._store.list_connections(wanted, after=after, limit=limit)
-        sessions = sorted(
-            (session for session in self._hub.sessions.values() if wanted.matches(session)),
-            key=lambda session: (session.create_time, session.spec.session_id),
-        )
-        if after is not None:
-            sessions = [
-                session
-                for session in sessions
-                if (session.create_time, session.spec.session_id)
-                > (after.create_time, after.session_id)
-            ]
-        return sessions[:limit]
-
-    def heartbeat_latency(self, session_id: UUID) -> float | None:
-        """Seconds, of the last answered probe of a session that is open."""
+    def vitals(self, session_id: UUID) -> Vitals:
+        """What is known of a session beside its record; nothing of one that has ended."""
         supervisor = self._supervisors.get(session_id)
-        return supervisor.heartbeat_latency if supervisor is not None else None
+        return supervisor.vitals if supervisor is not None else _NO_VITALS
 
     def client_ids(self, gateway_id: str) -> Mapping[int, Session]:
         """The ids held on a gateway, each with the session that holds it."""
@@ -317,15 +149,15 @@ class SessionManager:
         """
         supervisor = self._supervisors.get(session_id)
         if supervisor is None:
-            return Verdict(None, _why(await self.get(session_id)))
+            return Verdict(None, _why(await self.catalogue.get(session_id)))
         try:
             probe = await supervisor.probe()
         except GatewayError as error:
-            if supervisor.end_requested:
+            if supervisor.was_asked_to_end:
                 return Verdict(None, None)
             return Verdict(None, Failure.of(error, time=self._ports.now(), attempt=0))
         if probe is None:
-            return Verdict(None, None if supervisor.end_requested else _why(supervisor.session))
+            return Verdict(None, None if supervisor.was_asked_to_end else _why(supervisor.session))
         return Verdict(probe, None, asyncio.get_running_loop().time() - probe.answered_at)
 
     async def close(
@@ -341,13 +173,14 @@ class SessionManager:
 
         Raises:
             SessionNotFoundError: there is no record of it.
-            StoreUnavailableError: the link has ended, but the record of it is not written yet.
+            BrokerDrainingError: the broker stops, and leaves the session to the next one.
+            StoreUnavailableError: it is not open, and the database does not answer.
 
         Cancellation is safe: the session ends all the same.
         """
         supervisor = self._supervisors.get(session_id)
         if supervisor is None:
-            return await self.get(session_id)
+            return await self._get_final(session_id)
         logger.info(
             "close_requested",
             extra={
@@ -359,6 +192,31 @@ class SessionManager:
         )
         supervisor.request_end(CloseReason.CLOSE_REQUESTED, actor, correlation_id)
         return await self._wait_ended(supervisor)
+
+    async def renew(self, session_id: UUID, lease_ttl: float | None, *, actor: str) -> Session:
+        """Let a session's lease begin anew.
+
+        Args:
+            session_id: which.
+            lease_ttl: seconds that it lasts from now on, at most what is allowed; None as before.
+            actor: who wants it.
+
+        Raises:
+            SessionNotFoundError: there is no record of it.
+            SessionClosedError: it has ended, or is about to.
+            BrokerDrainingError: the broker stops; no lease runs out meanwhile.
+            InvalidArgumentError: it has no lease, and none is asked for.
+            StoreUnavailableError: it is not open, and the database does not answer.
+
+        Cancellation is safe.
+        """
+        supervisor = self._supervisors.get(session_id)
+        if supervisor is None:
+            session = await self._get_final(session_id)
+            reason = session.close_reason or session.state.value
+            raise SessionClosedError(str(session_id), reason)
+        await supervisor.renew(self.granted(lease_ttl), actor)
+        return await self.catalogue.get(session_id)
 
     async def acknowledge(self, session_id: UUID, generation: int, *, actor: str) -> Session:
         """The owner has subscribed anew to what was interrupted.
@@ -373,9 +231,10 @@ class SessionManager:
         """
         supervisor = self._supervisors.get(session_id)
         if supervisor is None:
-            session = await self.get(session_id)
+            session = await self.catalogue.get(session_id)
             raise SessionNotConnectedError(str(session_id), session.state.value)
-        return await supervisor.acknowledge(generation, actor)
+        await supervisor.acknowledge(generation, actor)
+        return await self.catalogue.get(session_id)
 
     async def end_sessions(self, gateway_id: str, reason: CloseReason, actor: str) -> None:
         """End the sessions of a gateway, and return when they have ended."""
@@ -385,59 +244,82 @@ class SessionManager:
         for supervisor in supervisors:
             await self._wait_ended(supervisor)
 
-    async def recover(self) -> int:
-        """Finalise what a broker that died has left in the record; returns how many sessions.
+    # -- from one broker to the next ---------------------------------------------
 
-        Raises:
-            StoreUnavailableError: the record cannot be read.
+    def take_up(self, sessions: Sequence[Session]) -> None:
+        """Go on with the sessions of the broker before this one: those that are not final.
+
+        A session whose gateway is no longer configured, or is elsewhere now, ends.
         """
-        left = await self._store.list_active_connections()
-        for session in left:
+        for session in sessions:
+            spec = session.spec
+            endpoint = self.gateways.endpoints.get(spec.gateway_id)
+            address = (endpoint.settings.host, endpoint.settings.port) if endpoint else None
+            if address != (spec.host, spec.port):
+                self._remove(session)
+                continue
+            target = Target(spec.host, spec.port, session.client_id)
+            error = failure(Symptom.BROKER_RESTARTED, target)
             step = machine.step(
                 session,
-                BrokerRestarted(),
+                BrokerRestarted(Failure.of(error, time=self._ports.now(), attempt=0)),
                 now=self._ports.now(),
                 correlation_id=self._ports.new_id(),
             )
-            await self._log.submit(step.events)
-            if session.spec.gateway_id in self.gateways.endpoints:
-                # Its socket died with the broker, but the Gateway may not know.
-                self.gateways.client_ids(session.spec.gateway_id).quarantine(
-                    Quarantined(session.client_id, CloseReason.BROKER_RESTARTED, self._ports.now())
-                )
+            if step.session.state.is_final:
+                self._ports.log.submit(step.events)
+            else:
+                self.begin(step, taken_up=True)
         for gateway_id in self.gateways.endpoints:
             self._count(gateway_id)
-        return len(left)
+
+    def begin_leases(self) -> None:
+        """Let the leases of all sessions that were taken up begin: none ran out meanwhile."""
+        for supervisor in self._supervisors.values():
+            supervisor.begin_lease()
 
     def refuse_new(self) -> None:
         """Take no new session from now on."""
-        self._draining = True
+        self.is_draining = True
         self.gateways.stop()
 
-    async def end_all(self) -> None:
-        """End every session and return when all have ended, or after the close timeout."""
-        for supervisor in self._supervisors.values():
-            supervisor.request_end(CloseReason.BROKER_STOPPING, "broker")
-        ended = [supervisor.ended for supervisor in self._supervisors.values()]
-        if ended:
-            await asyncio.wait(ended, timeout=self._close_timeout)
+    async def leave_all(self) -> None:
+        """Close every link and leave the sessions to the next broker; those that only a caller
+        wanted who waits for them now, and those that were asked to end, end.
+
+        Returns when nothing is left to do, or after the close timeout.
+        """
+        supervisors = list(self._supervisors.values())
+        for supervisor in supervisors:
+            supervisor.request_stop()
+        if supervisors:
+            await asyncio.wait(
+                [supervisor.ended for supervisor in supervisors], timeout=self._close_timeout
+            )
 
     def abandon(self) -> None:
-        """Wait no longer for sessions whose end the database does not take: the next broker
-        finds them in the record. Their links have ended, or end with this.
+        """Wait no longer for sessions whose last events the database does not take: the next broker
+        finds them in the record as they were before. Their links have ended, or end with this.
         """
         for task in self._running:
             task.cancel()
 
-    async def _wait_ended(self, supervisor: Supervisor) -> Session:
-        try:
-            async with asyncio.timeout(self._close_timeout):
-                return await asyncio.shield(supervisor.ended)
-        except TimeoutError:
-            raise StoreUnavailableError(
-                f"session {supervisor.session.spec.session_id} has no link any more, but the "
-                "database has not taken the record of its end yet"
-            ) from None
+    def _remove(self, session: Session) -> None:
+        logger.warning(
+            "gateway_removed",
+            extra={
+                "session_id": str(session.spec.session_id),
+                "gateway_id": session.spec.gateway_id,
+                "address": f"{session.spec.host}:{session.spec.port}",
+            },
+        )
+        correlation_id = self._ports.new_id()
+        for item in (EndRequested(CloseReason.GATEWAY_REMOVED, "broker"), LinkEnded()):
+            if isinstance(item, EndRequested) and session.is_closing:
+                continue
+            step = machine.step(session, item, now=self._ports.now(), correlation_id=correlation_id)
+            self._ports.log.submit(step.events)
+            session = step.session
 
     async def _supervise(self, supervisor: Supervisor) -> None:
         try:
@@ -445,7 +327,41 @@ class SessionManager:
         finally:
             spec = supervisor.session.spec
             del self._supervisors[spec.session_id]
+            if spec.request_id is not None:
+                del self._requests[spec.owner, spec.request_id]
             self._count(spec.gateway_id)
+
+    async def _get_final(self, session_id: UUID) -> Session:
+        """A session that nobody works on here: it has ended, or is left to the next broker."""
+        session = await self.catalogue.get(session_id)
+        if not session.state.is_final:
+            raise BrokerDrainingError
+        return session
+
+    async def _wait_ended(self, supervisor: Supervisor) -> Session:
+        """Until the session is final in everybody's sight."""
+        return await self._wait(supervisor.ended, supervisor, "has not ended yet")
+
+    async def wait_released(self, supervisor: Supervisor) -> None:
+        """Until what a session holds that is about to end is free for others.
+
+        Raises:
+            StoreUnavailableError: that takes too long.
+        """
+        await self._wait(
+            supervisor.released,
+            supervisor,
+            "has ended, but the database has not taken the record of it yet",
+        )
+
+    async def _wait(self, future: asyncio.Future[T], supervisor: Supervisor, otherwise: str) -> T:
+        try:
+            async with asyncio.timeout(self._close_timeout):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"session {supervisor.session.spec.session_id} {otherwise}"
+            ) from None
 
     def _on(self, gateway_id: str) -> list[Supervisor]:
         return [

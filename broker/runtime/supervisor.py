@@ -1,12 +1,12 @@
 """One task per session: it finds out what happens next, and gives that to the machine.
 
 The task is strictly sequential. What a session needs is derived from its state
-(``machine.needed``); the one thing that may interrupt it is the request to end.
+(``machine.needed``); what may interrupt it is the request to end, or that the broker stops.
 So there are no stale inputs: a dial or a wait that was interrupted has ended,
 socket included, before the next input is looked for.
 
-What is merely observed (a condition, a notice, an alarm) changes nothing that the
-session needs, and is given to the machine at once, between two inputs of the task.
+What is merely observed (a condition, a notice, an alarm, a lease's new length) changes nothing
+that the session needs, and is given to the machine at once, between two inputs of the task.
 """
 
 from __future__ import annotations
@@ -14,58 +14,44 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from broker.errors import (
-    ErrorCode,
-    GatewayError,
+    BrokerDrainingError,
     InvalidArgumentError,
-    Phase,
+    SessionClosedError,
     SessionNotConnectedError,
     StoreUnavailableError,
 )
-from broker.events.log import RETRY_INTERVAL, EventLog
-from broker.gateway import faults
-from broker.gateway.base import Link, Notice, Probe
-from broker.gateway.conditions import conditions_of
+from broker.events.log import RETRY_INTERVAL, EventLog, Receipt
+from broker.gateway.base import Probe
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.fault_table import Symptom
-from broker.gateway.faults import Target
-from broker.gateway.heartbeat import watch_over
 from broker.runtime.alarms import Alarms
+from broker.runtime.lease import Lease
+from broker.runtime.line import Line
+from broker.runtime.opening import Opening
+from broker.runtime.trace import Trace
 from broker.session import machine
-from broker.session.client_ids import ClientIds, Quarantined
+from broker.session.client_ids import ClientIds
 from broker.session.effects import Dial, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
+    BrokerStopping,
     ConditionSeen,
     EndRequested,
     Input,
+    LeaseChanged,
     LinkEnded,
-    LinkLost,
-    LinkUp,
     TaskCrashed,
     Told,
 )
-from broker.session.model import (
-    CloseReason,
-    Condition,
-    ConditionStatus,
-    Failure,
-    Session,
-    SessionNotice,
-)
+from broker.session.model import CloseReason, Condition, ConditionStatus, Session, SessionNotice
 
 logger = logging.getLogger(__name__)
-
-STABLE: Final = 60.0
-"""Seconds after which a link counts as one that works: losing it is news, not the same trouble."""
-
-HUMAN_PAUSE: Final = 60.0
-"""Seconds between two dials of a Gateway that waits for a human."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +59,8 @@ class Ports:
     """What a supervisor is given of the world.
 
     ``now`` is the time in UTC, ``random`` a number in [0, 1), ``new_id`` a UUID4.
-    ``open_timeout`` is how many seconds the record of an open may take.
+    ``open_timeout`` is how many seconds the record of an open may take; with ``open_unrecorded``
+    it is not waited for while the database is away.
     """
 
     log: EventLog
@@ -81,56 +68,110 @@ class Ports:
     random: Callable[[], float]
     new_id: Callable[[], UUID]
     open_timeout: float = 5.0
+    open_unrecorded: bool = False
+
+
+class Vitals(NamedTuple):
+    """What is known of an open session beside its record.
+
+    ``heartbeat_latency`` is in seconds, of the last answered probe; ``lease_expire_time`` is when
+    the session ends unless it is renewed.
+    """
+
+    heartbeat_latency: float | None = None
+    lease_expire_time: datetime | None = None
 
 
 class Supervisor:
-    """Drives one session from CONNECTING to its end.
+    """Drives one session from CONNECTING to its end, or until the broker stops.
 
     Args:
-        opening: the step that opened the session, not recorded yet.
+        beginning: the step with which the session begins here, not recorded yet.
         endpoint: the session's gateway.
         client_ids: the gateway's ids; the session holds its own when it begins.
         ports: the world.
+        taken_up: whether a broker before this one had opened the session.
 
     Raises:
         StoreUnavailableError: too much waits for the database already; nothing has begun.
 
     Attributes:
         session: as it is now. What others may see is what the log has published.
-        opened: the session once its opening is visible, or StoreUnavailableError.
-        settled: the session once it is visible that it is no longer CONNECTING, or
-            StoreUnavailableError.
-        ended: the session once it is final, visible so, and holds nothing any more.
-        heartbeat_latency: seconds, of the last answered probe; None before the first.
+        opening: what those are answered who open it.
+        lease: when it ends by itself.
+        line: its way to the Gateway.
+        ended: the session once it is visible that it is final; it owns no link any more. Or
+            BrokerDrainingError.
+        released: done once it holds nothing any more, neither client id nor seat.
     """
 
     def __init__(
-        self, opening: machine.Step, endpoint: Endpoint, client_ids: ClientIds, ports: Ports
+        self,
+        beginning: machine.Step,
+        endpoint: Endpoint,
+        client_ids: ClientIds,
+        ports: Ports,
+        *,
+        taken_up: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.session: Session = opening.session
-        self.opened: asyncio.Future[Session] = loop.create_future()
-        self.settled: asyncio.Future[Session] = loop.create_future()
+        session, events = beginning.session, beginning.events
+        self.session: Session = session
+        self.lease = Lease(self._lease_expired, ports.now)
+        self.opening = Opening(
+            repeatable=session.spec.request_id is not None,
+            # Whoever waits for it shows that the session is wanted.
+            on_wait=self.lease.stop,
+            on_answer=self.begin_lease,
+            on_abandoned=lambda: self.request_end(CloseReason.CALLER_GONE, session.spec.owner),
+        )
+        self._trace = Trace(
+            session.spec, events[0].correlation_id if events else ports.new_id(), ports.new_id
+        )
+        self.line = Line(
+            endpoint,
+            client_ids,
+            self._trace,
+            now=ports.now,
+            random=ports.random,
+            seen=self._seen,
+        )
         self.ended: asyncio.Future[Session] = loop.create_future()
-        self.heartbeat_latency: float | None = None
-        self._correlation_id = opening.events[0].correlation_id
-        self._endpoint = endpoint
+        self.released: asyncio.Future[None] = loop.create_future()
         self._client_ids = client_ids
         self._ports = ports
         # At once: whatever happens to the session is recorded after its beginning.
-        self._recorded: asyncio.Future[Session] = ports.log.submit(opening.events)
-        self._link: Link | None = None
-        self._end: asyncio.Future[EndRequested] = loop.create_future()
+        self._receipt = ports.log.submit(events) if events else Receipt.of(session)
+        self._interrupt: asyncio.Future[EndRequested | BrokerStopping] = loop.create_future()
         self._end_correlation_id: UUID | None = None
-        self._alarms = Alarms(endpoint.settings.budgets, endpoint.settings.maintenance, self.tell)
-        self._told: dict[tuple[str, str], Condition] = {}
-        self._up_at = 0.0
-        # Rungs of the session's own ladder: links that did not last, and dials since the last one
-        # that the Gateway answered and that failed all the same.
-        self._unstable = 0
-        self._rung = 0
+        self._alarms = Alarms(
+            endpoint.settings.budgets, endpoint.settings.maintenance, ports.now(), self.tell
+        )
         self._crashes = 0
-        self._unclean: str | None = None
+        if taken_up:
+            self._take_up()
+
+    # -- what others ask of it ---------------------------------------------------------
+
+    @property
+    def was_asked_to_end(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self._interrupt.done() and isinstance(self._interrupt.result(), EndRequested)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is final, or was asked to end."""
+        return self.session.state.is_final or self.was_asked_to_end
+
+    @property
+    def vitals(self) -> Vitals:
+        """As they are now."""
+        return Vitals(self.line.heartbeat_latency, self.lease.expire_time)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it is ending, or left to the next broker."""
+        return self.session.state.is_final or self._interrupt.done()
 
     def request_end(
         self, close_reason: CloseReason, actor: str, correlation_id: UUID | None = None
@@ -139,14 +180,15 @@ class Supervisor:
 
         The correlation id, if there is one, stands in the events from then on.
         """
-        if not self._end.done():
-            self._end.set_result(EndRequested(close_reason, actor))
+        if not self._interrupt.done():
+            self._interrupt.set_result(EndRequested(close_reason, actor))
             self._end_correlation_id = correlation_id
 
-    @property
-    def end_requested(self) -> bool:
-        """Whether somebody asked the session to end."""
-        return self._end.done()
+    def request_stop(self) -> None:
+        """The broker stops: leave the session to the next one, unless it is to end anyway."""
+        if not self._interrupt.done():
+            failure = self.line.own_failure(self.session, Symptom.BROKER_STOPPING, attempt=0)
+            self._interrupt.set_result(BrokerStopping(failure))
 
     async def probe(self) -> Probe | None:
         """Ask the Gateway for its time over this session's link.
@@ -159,32 +201,25 @@ class Supervisor:
 
         Cancellation is safe.
         """
-        if self._link is None or self.session.is_closing:
-            return None
-        probe = await self._link.probe(self._endpoint.settings.heartbeat_timeout)
-        self._answered(probe)
-        return probe
+        return None if self.session.is_closing else await self.line.probe()
 
     def tell(self, notice: SessionNotice) -> None:
         """Tell the session's watchers something."""
-        if not self.is_ending:
+        if not self.is_interrupted:
             self._observe(Told(notice))
 
-    async def acknowledge(self, generation: int, actor: str) -> Session:
-        """The owner has subscribed anew to what was interrupted.
-
-        Returns:
-            The session, once that is visible.
+    async def acknowledge(self, generation: int, actor: str) -> None:
+        """The owner has subscribed anew to what was interrupted; returns when that is visible.
 
         Raises:
             SessionNotConnectedError: it has no link now.
             InvalidArgumentError: the generation is not the session's.
-            StoreUnavailableError: it is not recorded yet, but will be.
+            StoreUnavailableError: too much waits for the database already; nothing has changed.
 
         Cancellation is safe: it is acknowledged all the same.
         """
         session = self.session
-        if session.state is not machine.CONNECTED or self.is_ending:
+        if session.state is not machine.CONNECTED or self.is_interrupted:
             raise SessionNotConnectedError(str(session.spec.session_id), session.state.value)
         if generation != session.generation:
             raise InvalidArgumentError(
@@ -201,99 +236,150 @@ class Supervisor:
         known = {condition.type: condition for condition in session.conditions}
         if item.type in known and known[item.type].status is not ConditionStatus.TRUE:
             self._apply(ConditionSeen(item))
-        try:
-            async with asyncio.timeout(self._ports.open_timeout):
-                return await asyncio.shield(self._recorded)
-        except TimeoutError:
-            raise StoreUnavailableError("it could not be recorded yet") from None
+        await asyncio.shield(self._receipt.visible)
 
-    @property
-    def is_ending(self) -> bool:
-        """Whether the session is final, or was asked to end."""
-        return self._end.done() or self.session.state.is_final
+    def begin_lease(self) -> None:
+        """Let the session's lease begin anew, if it has one."""
+        if not self.is_interrupted:
+            self.lease.begin(self.session.lease_ttl)
+
+    async def renew(self, lease_ttl: float | None, actor: str) -> None:
+        """Let the session's lease begin anew; returns when its length is visible.
+
+        Args:
+            lease_ttl: seconds that it lasts from now on; None as before.
+            actor: who wants it.
+
+        Raises:
+            SessionClosedError: the session has ended, or is about to.
+            BrokerDrainingError: the broker stops; the next one lets every lease begin anew.
+            InvalidArgumentError: it has no lease, and none is asked for.
+            StoreUnavailableError: too much waits for the database already; nothing has changed.
+
+        Cancellation is safe: it is renewed all the same.
+        """
+        if self.is_ending:
+            reason = self.session.close_reason or self.session.state.value
+            raise SessionClosedError(str(self.session.spec.session_id), reason)
+        if self.is_interrupted:
+            raise BrokerDrainingError
+        if lease_ttl is not None:
+            self._apply(LeaseChanged(lease_ttl, actor))
+        elif self.session.lease_ttl is None:
+            raise InvalidArgumentError([("lease_ttl", "is required: the session has no lease")])
+        self.begin_lease()
+        await asyncio.shield(self._receipt.visible)
+
+    # -- its task ----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Supervise until the session is final. Cancellation ends the link and records nothing."""
-        final: Session | None = None
+        """Supervise until the session is final, or the broker stops; and until that is on record.
+
+        Cancellation ends the link and records nothing.
+        """
         try:
             await self._record_opening()
+            item: Input | None = None
             while not self.session.state.is_final:
-                await self._go_on()
-            final = await self._recorded
-            reason = final.close_reason or "FAILED"
-            logger.info("disconnection", extra=self._about(reason=reason))
+                item = await self._go_on()
+                if isinstance(item, BrokerStopping) and not self.session.is_closing:
+                    break
+            await self.line.end()
+            if self.session.state.is_final:
+                final = await self._receipt.visible
+                reason = final.close_reason or final.state.value
+                logger.info("disconnection", extra=self._trace.about(reason=reason))
+                self.ended.set_result(final)
+            else:
+                self._leave()
+            # Until the record says so the client id is not free: two open rows must never hold it.
+            await self._receipt.kept
         finally:
             self._alarms.stop()
-            if self._link is not None:
-                await self._link.close()
-            if self._unclean is not None:
-                self._quarantine(self._unclean)
+            self.lease.stop()
+            await self.line.end()
+            if self.session.state.is_final:
+                self.line.give_up(self.session)
             self._release(self.session.client_id)
-            if final is not None:
-                self.ended.set_result(final)
-            for future in (self.opened, self.settled, self.ended):
-                future.cancel()  # nothing to those that are done
+            self._leave()
+            self.released.set_result(None)
+
+    def _leave(self) -> None:
+        """Whoever still waits for the session waits for the next broker."""
+        self.opening.fail(BrokerDrainingError)
+        if not self.ended.done():
+            self.ended.set_exception(BrokerDrainingError())
+            self.ended.exception()  # nobody may be waiting
+
+    def _take_up(self) -> None:
+        """Go on with a session whose broker has stopped or died."""
+        self.line.inherit()
+        self.opening.recorded.set_result(self.session)
+        if self.session.state is not machine.CONNECTING:
+            self.opening.settled.set_result(self.session)
+        if self.session.spec.return_immediately:
+            self.opening.answered()
 
     async def _record_opening(self) -> None:
         """No dial before the record: what the database does not know of must not be on the wire."""
         self._alarms.follow(self.session, self._ports.now())
+        if self.opening.recorded.done():
+            return
+        receipt = self._receipt
+        awaited = receipt.visible if self._ports.open_unrecorded else receipt.kept
         try:
             async with asyncio.timeout(self._ports.open_timeout):
-                self.opened.set_result(await asyncio.shield(self._recorded))
+                self.opening.recorded.set_result(await asyncio.shield(awaited))
         except TimeoutError:
             # The record may be written yet, so the session goes on to its end, in order.
-            for future in (self.opened, self.settled):
-                future.set_exception(StoreUnavailableError("the open could not be recorded"))
-                future.exception()  # whoever waited may be gone
-            self.request_end(CloseReason.STORE_UNAVAILABLE, "broker")
+            self._refuse("the open could not be recorded")
 
-    async def _go_on(self) -> None:
+    async def _go_on(self) -> Input:
         try:
-            await self._take(await self._next_input())
+            item = await self._next_input()
+            await self._take(item)
             self._crashes = 0
         except Exception as error:
             # A bug in one session must not cost the others.
             self._crashes += 1
-            logger.error("session_crashed", exc_info=error, extra=self._about())
-            if self._link is not None:
-                self._unclean = "BROKER_ERROR"
-                await self._link.close()
-                self._link = None
-                self.heartbeat_latency = None
-                self._correlation_id = self._ports.new_id()
-            await self._take(self._crash())
+            logger.error("session_crashed", exc_info=error, extra=self._trace.about())
+            await self.line.abandon()
+            item = self._crash()
+            await self._take(item)
+        return item
 
     async def _take(self, item: Input) -> None:
-        while not self._observe(item):  # noqa: ASYNC110 - it is the database that is waited for
+        while not self._observe(item):
+            if isinstance(item, AttemptFailed) and item.next_client_id is None:
+                # Better to dial unrecorded than not at all.
+                await asyncio.sleep(item.delay or RETRY_INTERVAL)
+                return
             await asyncio.sleep(RETRY_INTERVAL)
 
     def _crash(self) -> Input:
         if self.session.is_closing:
             return LinkEnded()
-        error = faults.failure(Symptom.BROKER_ERROR, self._target())
-        failure = Failure.of(error, time=self._ports.now(), attempt=self.session.attempt)
-        delay = self._endpoint.settings.backoff.delay(self._crashes, self._ports.random())
-        return TaskCrashed(failure, delay, self._crashes)
+        failure = self.line.own_failure(
+            self.session, Symptom.BROKER_ERROR, attempt=self.session.attempt
+        )
+        return TaskCrashed(failure, self.line.pause_after_crash(self._crashes), self._crashes)
 
     async def _next_input(self) -> Input:
-        if self._end.done() and not self.session.is_closing:
-            return self._end.result()
+        if self._interrupt.done() and not self.session.is_closing:
+            return self._interrupt.result()
         match machine.needed(self.session):
             case Dial() as dial:
-                return await self._unless_ended(self._dial(dial))
+                return await self._unless_interrupted(self.line.dial(self.session, dial))
             case HoldLink():
-                return await self._unless_ended(self._hold())
+                return await self._unless_interrupted(self.line.hold(self.session))
             case EndLink():
-                if self._link is not None:
-                    if not await self._link.close():
-                        self._unclean = "CLOSE_UNANSWERED"
-                    self._link = None
+                await self.line.end()
                 return LinkEnded()
             case Rest():
                 raise AssertionError("a final session needs nothing")
 
-    async def _unless_ended(self, work: Coroutine[Any, Any, Input]) -> Input:
-        """The outcome of the work, or the request to end, once the work has stopped for it."""
+    async def _unless_interrupted(self, work: Coroutine[Any, Any, Input]) -> Input:
+        """The outcome of the work, or what interrupts it, once the work has stopped for that."""
         loop = asyncio.get_running_loop()
         working = True
         try:
@@ -303,229 +389,82 @@ class Supervisor:
                     if working:  # a callback that is scheduled already cannot be removed
                         scope.reschedule(loop.time())
 
-                self._end.add_done_callback(interrupt)
+                self._interrupt.add_done_callback(interrupt)
                 try:
                     return await work
                 finally:
                     working = False
-                    self._end.remove_done_callback(interrupt)
+                    self._interrupt.remove_done_callback(interrupt)
         except TimeoutError:
             if not scope.expired():
                 raise
-            return self._end.result()
+            return self._interrupt.result()
 
-    async def _dial(self, dial: Dial) -> Input:
-        if dial.not_before is not None:
-            pause = (dial.not_before - self._ports.now()).total_seconds()
-            last = self.session.last_failure
-            await self._endpoint.wait(
-                max(pause, 0.0),
-                unanswered_at=last.time if last is not None and last.blames_gateway else None,
-            )
-        settings = self._endpoint.settings
-        logger.info(
-            "connection_attempt",
-            extra=self._about(host=settings.host, port=settings.port, client_id=dial.client_id),
-        )
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        self._told.clear()
-        try:
-            self._link = await self._endpoint.connect(
-                dial.client_id,
-                timeout=self.session.spec.timeout,
-                on_notice=self._noticed,
-                held_back=self.session.state is machine.RECONNECTING,
-            )
-        except GatewayError as error:
-            return self._attempt_failed(error)
-        self._up_at = loop.time()
-        self._rung = 0
-        self._unclean = None
-        self._client_ids.lift(dial.client_id)
-        logger.info("connection_success", extra=self._about(duration=round(self._up_at - begin, 6)))
-        return LinkUp(self._link.server_version, self._link.accounts, tuple(self._told.values()))
+    # -- what it gives to the machine --------------------------------------------------
 
-    def _attempt_failed(self, error: GatewayError) -> Input:
-        session = self.session
-        number = session.attempt + 1
-        if error.code is ErrorCode.CLIENT_ID_IN_USE and session.state is machine.RECONNECTING:
-            error = self._own_ghost()
-        failure = self._failure(error, attempt=number)
-        settings = self._endpoint.settings
-        next_client_id = self._next_client_id(failure)
-        retry_in = self._endpoint.retry_in
-        delay: float | None
-        if next_client_id is not None:
-            delay = 0.0
-        elif failure.blames_gateway and retry_in is not None:
-            delay = retry_in
-        else:
-            # A ladder of the session's own: how long the Gateway was away is no reason to wait.
-            self._rung += 1
-            delay = settings.backoff.delay(self._rung + self._unstable, self._ports.random())
-        if failure.awaits_human and session.state is machine.RECONNECTING:
-            since = machine.with_since(session, failure).since or failure.time
-            if (failure.time - since).total_seconds() >= settings.auth_grace:
-                delay = HUMAN_PAUSE
-        if self._endpoint.drain is not None and session.state is machine.RECONNECTING:
-            delay = None
-        return AttemptFailed(failure, delay, next_client_id, auth_grace=settings.auth_grace)
-
-    def _own_ghost(self) -> GatewayError:
-        """Nobody else can be meant to have the id: it was ours until the link was lost."""
-        since = self.session.state_time
-        return faults.failure(
-            Symptom.OWN_GHOST,
-            self._target(),
-            since=f"{since:%H:%M:%S}",
-            seconds=round((self._ports.now() - since).total_seconds()),
-        )
-
-    async def _hold(self) -> Input:
-        assert self._link is not None, "CONNECTED owns a link (I2)"
-        settings = self._endpoint.settings
-        error = await watch_over(
-            self._link,
-            interval=settings.heartbeat_interval,
-            timeout=settings.heartbeat_timeout,
-            answered=self._answered,
-        )
-        self._link = None
-        self.heartbeat_latency = None
-        self._correlation_id = self._ports.new_id()
-        hung = error.phase is Phase.HEARTBEAT
-        self._unclean = "HEARTBEAT_UNANSWERED" if hung else "LINK_LOST"
-        stable = asyncio.get_running_loop().time() - self._up_at >= STABLE
-        self._unstable = 0 if stable else self._unstable + 1
-        delay: float | None = 0.0
-        if self._endpoint.drain is not None:
-            delay = None
-        elif not stable:
-            delay = settings.backoff.delay(self._unstable, self._ports.random())
-        return LinkLost(
-            self._failure(error, attempt=0),
-            "HEARTBEAT_UNANSWERED" if hung else "PEER_CLOSED",
-            delay,
-        )
-
-    def _answered(self, probe: Probe) -> None:
-        self.heartbeat_latency = probe.latency
-
-    def _failure(self, error: GatewayError, *, attempt: int) -> Failure:
-        """The failure, with what else the one who reads it should know."""
-        failure = Failure.of(error, time=self._ports.now(), attempt=attempt)
-        hint = failure.hint
-        end = self._endpoint.maintenance_end()
-        if end is not None:
-            hint = f"Expected: the Gateway is in maintenance until {end:%a %H:%M} UTC. {hint}"
-        drain = self._endpoint.drain
-        if drain is not None and self.session.state is not machine.CONNECTING:
-            why = f" ({drain.reason})" if drain.reason else ""
-            hint = f"{drain.actor} drains the gateway{why}: an operator must resume it."
-        failure = replace(failure, hint=hint[: faults.TEXT_LIMIT])
-        self._log_failure(failure)
-        return failure
-
-    def _target(self) -> Target:
-        spec = self.session.spec
-        return Target(spec.host, spec.port, self.session.client_id)
-
-    def _quarantine(self, reason: str) -> None:
-        self._client_ids.quarantine(Quarantined(self.session.client_id, reason, self._ports.now()))
-
-    def _next_client_id(self, failure: Failure) -> int | None:
-        """Hold the next id beside the one that is in use at the Gateway, if that is the policy."""
-        if not machine.moves_client_id(self.session, failure.code):
-            return None
-        logger.warning(
-            "client_id_conflict",
-            extra=self._about(
-                client_id=self.session.client_id, retry_count=self.session.client_id_moves
-            ),
-        )
-        client_id = self._client_ids.after(self.session.client_id)
-        if client_id is not None:
-            self._client_ids.take(client_id, self.session.spec.session_id)
-        return client_id
-
-    def _noticed(self, notice: Notice) -> None:
-        """Take a notice of the link; those of the handshake count once it is complete."""
-        logger.info("notice", extra=self._about(tws_code=notice.code, text=notice.text))
-        for condition in conditions_of(notice, self._ports.now()):
-            if self._link is None:
-                key = (condition.type, condition.subject)
-                if key in self._told or not condition.subject or len(self._told) < machine.FARMS:
-                    self._told[key] = condition
-            elif self.session.state is machine.CONNECTED and not self.is_ending:
-                self._observe(ConditionSeen(condition))
+    def _seen(self, condition: Condition) -> None:
+        if self.session.state is machine.CONNECTED and not self.is_interrupted:
+            self._observe(ConditionSeen(condition))
 
     def _observe(self, item: Input) -> bool:
         """Apply an input, unless too much waits for the database already; returns whether."""
         try:
             self._apply(item)
         except StoreUnavailableError as error:
-            logger.error("not_recorded", extra=self._about(error=str(error), item=repr(item)))
+            logger.error("not_recorded", extra=self._trace.about(error=str(error), item=repr(item)))
             return False
         return True
 
     def _apply(self, item: Input) -> None:
         if isinstance(item, EndRequested) and self._end_correlation_id is not None:
-            self._correlation_id = self._end_correlation_id
+            self._trace.correlation_id = self._end_correlation_id
+        elif isinstance(item, BrokerStopping):
+            self._trace.begin_anew()
         step = machine.step(
             self.session,
             item,
             now=self._ports.now(),
-            correlation_id=self._correlation_id,
+            correlation_id=self._trace.correlation_id,
         )
         if not step.events:
             return
-        self._recorded = self._ports.log.submit(step.events)
+        self._receipt = self._ports.log.submit(step.events)
         before, self.session = self.session, step.session
         self._alarms.follow(self.session, self._ports.now())
         if before.state is machine.CONNECTING and self.session.state is not machine.CONNECTING:
-            self._recorded.add_done_callback(self._settle)
-            if not self.session.spec.return_immediately:
-                late = asyncio.get_running_loop().call_later(
-                    self._ports.open_timeout, self._give_up_settling
-                )
-                self._recorded.add_done_callback(lambda _: late.cancel())
+            self._settle(self._receipt)
         if before.client_id != self.session.client_id:
-            # Not before the record says so: two open rows must never hold one id.
-            self._recorded.add_done_callback(lambda _: self._release(before.client_id))
+            self._receipt.kept.add_done_callback(lambda _: self._release(before.client_id))
+
+    def _settle(self, receipt: Receipt) -> None:
+        """Tell whoever opens the session what came of it, once a crash could not take it back."""
+        settled = self.opening.settled
+        if self._ports.open_unrecorded or self.session.spec.outlives_caller:
+            awaited = receipt.visible
+        else:
+            awaited = receipt.kept
+            late = asyncio.get_running_loop().call_later(
+                self._ports.open_timeout,
+                self._refuse,
+                "what came of the open could not be recorded",
+            )
+            awaited.add_done_callback(lambda _: late.cancel())
+
+        def settle(_: object) -> None:
+            if not settled.done() and not awaited.cancelled():
+                settled.set_result(awaited.result())
+
+        awaited.add_done_callback(settle)
+
+    def _refuse(self, message: str) -> None:
+        """Fail closed: whoever opens a session must not believe in what is not on record."""
+        if not self.opening.settled.done():
+            self.opening.fail(lambda: StoreUnavailableError(message))
+            self.request_end(CloseReason.STORE_UNAVAILABLE, "broker")
+
+    def _lease_expired(self) -> None:
+        logger.warning("lease_expired", extra=self._trace.about(lease_ttl=self.session.lease_ttl))
+        self.request_end(CloseReason.LEASE_EXPIRED, "broker")
 
     def _release(self, client_id: int) -> None:
         self._client_ids.release(client_id, self.session.spec.session_id)
-
-    def _settle(self, recorded: asyncio.Future[Session]) -> None:
-        if not self.settled.done() and not recorded.cancelled():
-            self.settled.set_result(recorded.result())
-
-    def _give_up_settling(self) -> None:
-        """Fail closed: the caller learns that what came of the open could not be recorded."""
-        if not self.settled.done():
-            self.settled.set_exception(
-                StoreUnavailableError("what came of the open could not be recorded")
-            )
-            self.settled.exception()  # whoever waited may be gone
-            self.request_end(CloseReason.STORE_UNAVAILABLE, "broker")
-
-    def _log_failure(self, failure: Failure) -> None:
-        logger.error(
-            "connection_failure",
-            extra=self._about(
-                error_type=failure.code.error_type,
-                error_message=failure.message,
-                code=failure.code.reason,
-                phase=failure.phase.value,
-                hint=failure.hint,
-            ),
-        )
-
-    def _about(self, **more: object) -> dict[str, object]:
-        return {
-            "session_id": str(self.session.spec.session_id),
-            "gateway_id": self.session.spec.gateway_id,
-            "correlation_id": str(self._correlation_id),
-            **more,
-        }

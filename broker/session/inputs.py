@@ -87,8 +87,27 @@ class LinkEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseChanged:
+    """A renewal asked for another length; ``lease_ttl`` is in seconds, ``actor`` is who."""
+
+    lease_ttl: float
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStopping:
+    """The broker stops; the next one takes the session up, unless only its caller, who can no
+    longer be answered, wanted it.
+    """
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerRestarted:
-    """The broker found the session in the database at its start."""
+    """The broker found the session in the database at its start: no socket of it is left."""
+
+    failure: Failure
 
 
 Input = (
@@ -100,5 +119,7 @@ Input = (
     | Told
     | EndRequested
     | LinkEnded
+    | LeaseChanged
+    | BrokerStopping
     | BrokerRestarted
 )

@@ -20,9 +20,11 @@ from broker.session.effects import Dial, Effect, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
     BrokerRestarted,
+    BrokerStopping,
     ConditionSeen,
     EndRequested,
     Input,
+    LeaseChanged,
     LinkEnded,
     LinkLost,
     LinkUp,
@@ -92,17 +94,30 @@ class Step:
     events: tuple[SessionEvent, ...]
 
 
-def open_session(spec: SessionSpec, client_id: int, *, now: datetime, correlation_id: UUID) -> Step:
+def open_session(
+    spec: SessionSpec,
+    client_id: int,
+    *,
+    lease_ttl: float | None = None,
+    now: datetime,
+    correlation_id: UUID,
+) -> Step:
     """Begin a session: transition 1.
 
     Args:
         spec: what was asked for.
         client_id: the id that the broker holds for it.
+        lease_ttl: seconds that its lease lasts; None for one without.
         now: the time, in UTC.
         correlation_id: that of the request.
     """
     blank = Session(
-        spec=spec, state=DISCONNECTED, client_id=client_id, create_time=now, state_time=now
+        spec=spec,
+        state=DISCONNECTED,
+        client_id=client_id,
+        create_time=now,
+        state_time=now,
+        lease_ttl=lease_ttl,
     )
     recorder = _Recorder(blank, now, correlation_id)
     recorder.move(CONNECTING, "OPENED")
@@ -140,12 +155,15 @@ def step(session: Session, item: Input, *, now: datetime, correlation_id: UUID) 
         case _, Told():
             recorder.told(item.notice)
         case _, EndRequested():
-            recorder.session = replace(session, close_reason=item.close_reason)
-            recorder.record(Update(fields=("close_reason",), actor=item.actor))
+            recorder.end_requested(item.close_reason, item.actor)
         case _, LinkEnded() if session.is_closing:
             recorder.move(DISCONNECTED, session.close_reason or "")
+        case _, LeaseChanged():
+            recorder.lease_changed(item)
+        case _, BrokerStopping():
+            recorder.broker_stopping(item.failure)
         case _, BrokerRestarted():
-            recorder.broker_restarted()
+            recorder.broker_restarted(item.failure)
         case _:
             raise IllegalInputError(_refusal(session, item))
     return recorder.step()
@@ -332,12 +350,33 @@ class _Recorder:
         if changed is not None:
             self.record(ConditionChange(changed))
 
-    def broker_restarted(self) -> None:
-        """Finalise what a broker that died has left: its sockets died with it."""
+    def end_requested(self, reason: CloseReason, actor: str) -> None:
+        self.session = replace(self.session, close_reason=reason)
+        self.record(Update(fields=("close_reason",), actor=actor))
+
+    def lease_changed(self, item: LeaseChanged) -> None:
+        if item.lease_ttl != self.session.lease_ttl:
+            self.session = replace(self.session, lease_ttl=item.lease_ttl)
+            self.record(Update(fields=("lease_ttl",), actor=item.actor))
+
+    def broker_stopping(self, failure: Failure) -> None:
         if self.session.state is CONNECTED:
-            self.move(RECONNECTING, CloseReason.BROKER_RESTARTED)
-        self.session = replace(self.session, close_reason=CloseReason.BROKER_RESTARTED)
-        self.move(DISCONNECTED, CloseReason.BROKER_RESTARTED)
+            self.link_lost(failure, "BROKER_STOPPING", 0.0)
+        elif self._is_only_its_callers():
+            self.end_requested(CloseReason.BROKER_STOPPING, "broker")
+
+    def broker_restarted(self, failure: Failure) -> None:
+        """Go on where the broker before this one was stopped or died."""
+        if self.session.is_closing:
+            self.move(DISCONNECTED, self.session.close_reason or "")
+        elif self.session.state is CONNECTED:
+            self.link_lost(failure, "BROKER_RESTARTED", 0.0)
+        elif self._is_only_its_callers():
+            self.session = replace(self.session, close_reason=CloseReason.CALLER_GONE)
+            self.move(DISCONNECTED, CloseReason.CALLER_GONE)
+
+    def _is_only_its_callers(self) -> bool:
+        return self.session.state is CONNECTING and not self.session.spec.outlives_caller
 
     def _move_client_id(self, failure: Failure, client_id: int) -> None:
         if not moves_client_id(self.session, failure.code):

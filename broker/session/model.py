@@ -50,10 +50,11 @@ class CloseReason(enum.StrEnum):
 
     CLOSE_REQUESTED = "CLOSE_REQUESTED"
     CALLER_GONE = "CALLER_GONE"
-    BROKER_STOPPING = "BROKER_STOPPING"
-    BROKER_RESTARTED = "BROKER_RESTARTED"
-    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    LEASE_EXPIRED = "LEASE_EXPIRED"
     GATEWAY_DRAINED = "GATEWAY_DRAINED"
+    GATEWAY_REMOVED = "GATEWAY_REMOVED"
+    BROKER_STOPPING = "BROKER_STOPPING"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ class SessionSpec:
 
     ``timeout`` is in seconds and bounds one attempt. ``requested_client_id`` is None
     if the broker chose. ``reconnect_max_attempts`` is how often a lost link is dialled
-    again before the session has FAILED; None is without end.
+    again before the session has FAILED; None is without end. ``request_id`` makes the open
+    repeatable; ``request_hash`` is that of the parameters that a repeat must have, too.
     """
 
     session_id: UUID
@@ -142,6 +144,15 @@ class SessionSpec:
     reconnect_max_attempts: int | None
     return_immediately: bool
     labels: Mapping[str, str] = field(default_factory=dict)
+    request_id: UUID | None = None
+    request_hash: str | None = None
+
+    @property
+    def outlives_caller(self) -> bool:
+        """Whether the open goes on when a broker that stops can no longer answer its caller:
+        who opened it can find out what came of it.
+        """
+        return self.return_immediately or self.request_id is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,8 @@ class Session:
     ``sequence`` is that of the last event; ``revision`` is its place in the log, 0 until
     it is persisted. ``attempt`` counts the dials since the session last worked,
     ``error_count`` all that ever failed, ``client_id_moves`` the ids that INCREMENT left.
+    ``lease_ttl`` is how many seconds a lease lasts; None if the session has none. When it runs
+    out is not part of the record: a renewal is no event.
     """
 
     spec: SessionSpec
@@ -172,6 +185,7 @@ class Session:
     close_reason: str | None = None
     connect_time: datetime | None = None
     disconnect_time: datetime | None = None
+    lease_ttl: float | None = None
 
     @property
     def client_id_changed(self) -> bool:

@@ -22,6 +22,21 @@ class PageKey:
     session_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A stretch of the log, as of one instant.
+
+    Args:
+        events: those of the stretch, by revision, without gap.
+        oldest: the retention horizon: what is below this revision is gone for good, or about to be.
+        newest: the revision of the newest event in the log.
+    """
+
+    events: Sequence[SessionEvent]
+    oldest: int
+    newest: int
+
+
 class Store(Protocol):
     """The durable record of sessions and their events.
 
@@ -66,11 +81,43 @@ class Store(Protocol):
     ) -> Sequence[Session]:
         """At most ``limit`` sessions that match, final ones too, by (create_time, session_id)."""
 
-    async def list_events(self, session_id: UUID) -> Sequence[SessionEvent]:
-        """The recorded events of a session, by sequence."""
+    async def list_events(
+        self, session_id: UUID, *, after: int = 0, limit: int
+    ) -> Sequence[SessionEvent]:
+        """At most ``limit`` recorded events of a session after a sequence, by sequence."""
 
-    async def cleanup_stale_connections(self, max_age_seconds: float) -> int:
-        """Delete final sessions that ended longer ago and have no events left; returns how many."""
+    async def read_log(self, after: int, *, limit: int) -> LogPage:
+        """The events of all sessions with revisions in (after, after + limit]."""
+
+    async def find_request(self, owner: str, request_id: UUID) -> Session | None:
+        """The session that an open with this request_id stands for: one that is not final, or that
+        was CONNECTED once; None if the request_id is free.
+        """
+
+    async def raise_horizon(self, max_age_seconds: float, max_events: int) -> int:
+        """Move the retention horizon up, never down, and not past the newest event plus one.
+
+        Args:
+            max_age_seconds: events that are older are to be deleted.
+            max_events: beyond so many of the newest, too.
+
+        Returns:
+            The horizon: the oldest revision that is kept.
+        """
+
+    async def expire_events(self, limit: int) -> int:
+        """Delete at most ``limit`` events below the horizon, the oldest first; returns how many."""
+
+    async def cleanup_stale_connections(self, max_age_seconds: float, *, limit: int) -> int:
+        """Delete final sessions that ended longer ago and have no events left.
+
+        Args:
+            max_age_seconds: since the end.
+            limit: how many at most.
+
+        Returns:
+            How many were deleted.
+        """
 
     async def list_quarantine(self, host: str, port: int) -> Sequence[Quarantined]:
         """The client ids in quarantine at one address of a Gateway, by client id."""

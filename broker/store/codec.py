@@ -59,8 +59,12 @@ def encode_event(event: SessionEvent) -> str:
 
 
 def decode_session(row: Mapping[str, Any]) -> Session:
-    """A session from its row; ``row`` must hold every column."""
+    """A session from its row, or from the payload of an event, which may be older than the newest
+    columns.
+    """
     requested, failure = row["requested_client_id"], row["last_failure"]
+    # Events that were written before migration 0003 have neither lease nor request.
+    lease, request = row.get("lease_ttl"), row.get("request_id")
     return Session(
         spec=SessionSpec(
             session_id=UUID(row["session_id"]),
@@ -76,6 +80,8 @@ def decode_session(row: Mapping[str, Any]) -> Session:
             reconnect_max_attempts=row["reconnect_max_attempts"],
             return_immediately=row["return_immediately"],
             labels=row["labels"],
+            request_id=None if request is None else UUID(request),
+            request_hash=row.get("request_hash"),
         ),
         state=SessionState(row["state"]),
         client_id=row["client_id"],
@@ -95,6 +101,7 @@ def decode_session(row: Mapping[str, Any]) -> Session:
         close_reason=row["close_reason"],
         connect_time=_time(row["connection_time"]),
         disconnect_time=_time(row["disconnection_time"]),
+        lease_ttl=None if lease is None else float(lease),
     )
 
 
@@ -159,6 +166,8 @@ def _session(event: SessionEvent) -> dict[str, object]:
         "max_attempts": spec.max_attempts,
         "reconnect_max_attempts": spec.reconnect_max_attempts,
         "return_immediately": spec.return_immediately,
+        "request_id": None if spec.request_id is None else str(spec.request_id),
+        "request_hash": spec.request_hash,
         "state": session.state.value,
         "final_state": session.state.value if session.state.is_final else None,
         "client_id": session.client_id,
@@ -175,6 +184,7 @@ def _session(event: SessionEvent) -> dict[str, object]:
         "close_reason": session.close_reason,
         "connection_time": _iso(session.connect_time),
         "disconnection_time": _iso(session.disconnect_time),
+        "lease_ttl": session.lease_ttl,
         "state_time": _iso(session.state_time),
         "created_at": _iso(session.create_time),
         "updated_at": _iso(event.time),

@@ -129,6 +129,15 @@ def running_url(data_dir: Path) -> str | None:
     return cluster.url
 
 
+def has_cluster(data_dir: Path) -> bool:
+    """Whether a cluster was ever made in a data directory.
+
+    Raises:
+        PermissionError: it belongs to another user.
+    """
+    return (_Cluster(data_dir).data / "PG_VERSION").exists()
+
+
 async def _in_thread(work: Callable[[], T]) -> T:
     """Run blocking work to its end, also when cancelled: a half-started server has no owner."""
     done = asyncio.get_running_loop().run_in_executor(None, work)

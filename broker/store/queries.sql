@@ -15,6 +15,9 @@ SET plan_cache_mode = force_generic_plan;
 -- writers, so revisions are dense and in the order of commits. Where the batch does not
 -- continue its session (I4, I5) the event's revision is null, which the table refuses,
 -- and with it the whole statement. No row at all: another epoch holds the database.
+-- Rows are written in the order of their last events: a session may take the client id, or
+-- the request_id, that another gives up by its end earlier in the same batch. (One that
+-- moves on to another client id gives up the old one only when that is recorded.)
 WITH given AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -33,7 +36,9 @@ WITH given AS MATERIALIZED (
         row_number() OVER (ORDER BY g.place) AS nth,
         g.sequence = min(g.sequence) OVER session AS is_first,
         g.sequence = max(g.sequence) OVER session AS is_last,
-        min(g.sequence) OVER session AS first_sequence
+        min(g.sequence) OVER session AS first_sequence,
+        max(g.sequence) OVER session - min(g.sequence) OVER session + 1
+            = count(*) OVER session AS is_whole
     FROM given AS g
     WHERE NOT EXISTS (
         SELECT FROM recorded AS r
@@ -49,36 +54,38 @@ WITH given AS MATERIALIZED (
     INSERT INTO gateway_connections AS c (
         session_id, gateway_id, host, port, owner, labels, requested_client_id,
         client_id_policy, readonly, timeout, max_attempts, reconnect_max_attempts,
-        return_immediately, created_at,
+        return_immediately, request_id, request_hash, created_at,
         state, final_state, client_id, sequence, revision, generation, attempt,
         client_id_moves, error_count, server_version, accounts, conditions,
         next_attempt_time, last_failure, close_reason, connection_time,
-        disconnection_time, state_time, updated_at, epoch
+        disconnection_time, lease_ttl, state_time, updated_at, epoch
     )
     SELECT
         s.session_id, s.gateway_id, s.host, s.port, s.owner, s.labels, s.requested_client_id,
         s.client_id_policy, s.readonly, s.timeout, s.max_attempts, s.reconnect_max_attempts,
-        s.return_immediately, s.created_at,
+        s.return_immediately, s.request_id, s.request_hash, s.created_at,
         s.state, s.final_state, s.client_id, s.sequence, counter.base + f.nth, s.generation,
         s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
         s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
-        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+        s.connection_time, s.disconnection_time, s.lease_ttl, s.state_time, s.updated_at, $9
     FROM fresh AS f
     CROSS JOIN counter
     CROSS JOIN jsonb_populate_record(NULL::gateway_connections, f.payload -> 'session') AS s
     WHERE f.is_last
+    ORDER BY f.place
     ON CONFLICT (session_id) DO UPDATE SET (
         state, final_state, client_id, sequence, revision, generation, attempt,
         client_id_moves, error_count, server_version, accounts, conditions,
         next_attempt_time, last_failure, close_reason, connection_time,
-        disconnection_time, state_time, updated_at, epoch
+        disconnection_time, lease_ttl, state_time, updated_at, epoch
     ) = ROW (
         EXCLUDED.state, EXCLUDED.final_state, EXCLUDED.client_id, EXCLUDED.sequence,
         EXCLUDED.revision, EXCLUDED.generation, EXCLUDED.attempt,
         EXCLUDED.client_id_moves, EXCLUDED.error_count, EXCLUDED.server_version,
         EXCLUDED.accounts, EXCLUDED.conditions, EXCLUDED.next_attempt_time,
         EXCLUDED.last_failure, EXCLUDED.close_reason, EXCLUDED.connection_time,
-        EXCLUDED.disconnection_time, EXCLUDED.state_time, EXCLUDED.updated_at, EXCLUDED.epoch
+        EXCLUDED.disconnection_time, EXCLUDED.lease_ttl, EXCLUDED.state_time,
+        EXCLUDED.updated_at, EXCLUDED.epoch
     )
     WHERE c.final_state IS NULL
         AND EXISTS (
@@ -96,8 +103,10 @@ WITH given AS MATERIALIZED (
     )
     SELECT
         CASE
-            WHEN f.first_sequence = 1 OR EXISTS (
-                SELECT FROM gateway_connections AS c WHERE c.session_id = f.session_id
+            WHEN f.is_whole AND (
+                f.first_sequence = 1 OR EXISTS (
+                    SELECT FROM gateway_connections AS c WHERE c.session_id = f.session_id
+                )
             )
             THEN (
                 SELECT counter.base + f.nth FROM folded
@@ -123,20 +132,20 @@ WITH counter AS (
     INSERT INTO gateway_connections (
         session_id, gateway_id, host, port, owner, labels, requested_client_id,
         client_id_policy, readonly, timeout, max_attempts, reconnect_max_attempts,
-        return_immediately, created_at,
+        return_immediately, request_id, request_hash, created_at,
         state, final_state, client_id, sequence, revision, generation, attempt,
         client_id_moves, error_count, server_version, accounts, conditions,
         next_attempt_time, last_failure, close_reason, connection_time,
-        disconnection_time, state_time, updated_at, epoch
+        disconnection_time, lease_ttl, state_time, updated_at, epoch
     )
     SELECT
         s.session_id, s.gateway_id, s.host, s.port, s.owner, s.labels, s.requested_client_id,
         s.client_id_policy, s.readonly, s.timeout, s.max_attempts, s.reconnect_max_attempts,
-        s.return_immediately, s.created_at,
+        s.return_immediately, s.request_id, s.request_hash, s.created_at,
         s.state, s.final_state, s.client_id, s.sequence, counter.revision, s.generation,
         s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
         s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
-        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+        s.connection_time, s.disconnection_time, s.lease_ttl, s.state_time, s.updated_at, $9
     FROM counter
     CROSS JOIN jsonb_populate_record(NULL::gateway_connections, $6::jsonb -> 'session') AS s
 )
@@ -160,12 +169,12 @@ WITH counter AS (
         state, final_state, client_id, sequence, revision, generation, attempt,
         client_id_moves, error_count, server_version, accounts, conditions,
         next_attempt_time, last_failure, close_reason, connection_time,
-        disconnection_time, state_time, updated_at, epoch
+        disconnection_time, lease_ttl, state_time, updated_at, epoch
     ) = ROW (
         s.state, s.final_state, s.client_id, s.sequence, counter.revision, s.generation,
         s.attempt, s.client_id_moves, s.error_count, s.server_version, s.accounts,
         s.conditions, s.next_attempt_time, s.last_failure, s.close_reason,
-        s.connection_time, s.disconnection_time, s.state_time, s.updated_at, $9
+        s.connection_time, s.disconnection_time, s.lease_ttl, s.state_time, s.updated_at, $9
     )
     FROM counter
     CROSS JOIN jsonb_populate_record(NULL::gateway_connections, $6::jsonb -> 'session') AS s
@@ -209,38 +218,131 @@ WHERE ($1::uuid[] IS NULL OR c.session_id = ANY ($1))
 ORDER BY c.created_at, c.session_id
 LIMIT $8;
 
--- name: list_events
--- The retained events of session $1.
-SELECT revision, payload, time, correlation_id
-FROM session_events
-WHERE session_id = $1
-ORDER BY sequence;
+-- name: find_request
+-- The session that request_id $2 of owner $1 is bound to, as its row.
+SELECT to_jsonb(c)
+FROM gateway_connections AS c
+WHERE c.owner = $1
+    AND c.request_id = $2
+    AND (c.final_state IS NULL OR c.generation > 0);
 
--- name: cleanup_stale_connections
--- Deletes final sessions that ended more than $1 seconds ago and whose events are gone.
-DELETE FROM gateway_connections AS c
-WHERE c.final_state IS NOT NULL
-    AND c.disconnection_time < now() - make_interval(secs => $1)
-    AND NOT EXISTS (SELECT FROM session_events AS e WHERE e.session_id = c.session_id)
-RETURNING c.session_id;
+-- name: list_events
+-- The retained events of session $1 after sequence $2, at most $3.
+SELECT e.revision, e.payload, e.time, e.correlation_id
+FROM session_events AS e
+WHERE e.session_id = $1
+    AND e.sequence > $2
+    AND e.revision >= (SELECT s.retention_horizon FROM broker_store AS s)
+ORDER BY e.sequence
+LIMIT $3;
+
+-- name: read_log
+-- The retained events with revisions in ($1, $1 + $2], each beside the horizon and the
+-- newest revision; where there is none, these two alone. One statement sees one instant.
+SELECT s.retention_horizon, s.revision AS newest,
+    e.revision, e.payload, e.time, e.correlation_id
+FROM broker_store AS s
+LEFT JOIN LATERAL (
+    SELECT * FROM session_events AS l
+    WHERE l.revision > $1::bigint
+        AND l.revision <= $1::bigint + $2::bigint
+        AND l.revision >= s.retention_horizon
+) AS e ON true
+ORDER BY e.revision;
+
+-- name: find_horizon
+-- How far the horizon may move, looking at no more than $4 events from revision $3 on: to
+-- the first of the newest $2 that is at most $1 seconds old, and past no event that is not
+-- there yet; found is whether that ends the search. Revisions are dense, so that a range
+-- of them is a bound. The age is computed so that no index on time tempts the planner to
+-- read all that is young. Nothing is locked: what it finds stays true, since events never
+-- change, grow no younger, and are added at the end only.
+WITH begin AS MATERIALIZED (
+    SELECT greatest(s.retention_horizon, s.revision + 1 - $2::bigint, $3::bigint, 1) AS first,
+        s.revision + 1 AS next
+    FROM broker_store AS s
+), young AS MATERIALIZED (
+    SELECT e.revision
+    FROM begin
+    CROSS JOIN LATERAL (
+        SELECT l.revision FROM session_events AS l
+        WHERE l.revision >= begin.first
+            AND l.revision < begin.first + $4::bigint
+            AND now() - l.time <= make_interval(secs => $1)
+        ORDER BY l.revision
+        LIMIT 1
+    ) AS e
+)
+SELECT coalesce(young.revision, least(begin.first + $4::bigint, begin.next)) AS horizon,
+    young.revision IS NOT NULL OR begin.first + $4::bigint >= begin.next AS found
+FROM begin
+LEFT JOIN young ON true;
 
 -- name: raise_horizon
--- The retention horizon moves up to the oldest event that is at most $1 seconds old;
--- in one transaction with expire_events, which it allows to delete what is below.
+-- The retention horizon moves up to $1. Every append waits for this row's lock, which is
+-- held for this one write. No epoch is asked for, here and in expire_events: the horizon
+-- only moves up, to where every event below it is one that nobody keeps, and only what it
+-- has given up is deleted, whoever does it. So commands run beside a broker.
 UPDATE broker_store
-SET retention_horizon = greatest(retention_horizon, coalesce(
-    (
-        SELECT min(e.revision) FROM session_events AS e
-        WHERE e.time >= now() - make_interval(secs => $1)
-    ),
-    revision + 1
-))
-WHERE epoch = $2
+SET retention_horizon = greatest(retention_horizon, least($1::bigint, revision + 1))
 RETURNING retention_horizon;
 
 -- name: expire_events
--- Deletes the events below the horizon $1.
-DELETE FROM session_events WHERE revision < $1 RETURNING revision;
+-- Deletes the events below the horizon of the $2 revisions from $1 on; returns how many,
+-- where that has ended, and whether the horizon is beyond. It takes no lock that an append
+-- could wait for. It begins where the last one has ended, not at the oldest event: until
+-- the table is vacuumed the index leads past everything that was deleted before.
+WITH bound AS MATERIALIZED (
+    SELECT least($1::bigint + $2::bigint, s.retention_horizon) AS next,
+        $1::bigint + $2::bigint < s.retention_horizon AS more
+    FROM broker_store AS s
+), deleted AS (
+    DELETE FROM session_events AS e
+    USING bound
+    WHERE e.revision >= $1::bigint AND e.revision < bound.next
+    RETURNING e.revision
+)
+SELECT (SELECT count(*) FROM deleted) AS deleted, bound.next, bound.more FROM bound;
+
+-- name: log_extent
+-- The revision of the oldest event that is there, and of the newest; in a log without
+-- events the oldest is one more than the newest.
+SELECT coalesce((SELECT min(e.revision) FROM session_events AS e), s.revision + 1) AS oldest,
+    s.revision AS newest
+FROM broker_store AS s;
+
+-- name: cleanup_stale_connections
+-- Deletes at most $2 final sessions that ended more than $1 seconds ago and whose events
+-- are gone. What has ended has begun before, so that the index on created_at bounds the
+-- search; and a session of which an event is above the horizon need not be asked for more.
+WITH stale AS MATERIALIZED (
+    SELECT c.session_id
+    FROM gateway_connections AS c
+    WHERE c.final_state IS NOT NULL
+        AND c.disconnection_time < now() - make_interval(secs => $1)
+        AND c.created_at < now() - make_interval(secs => $1)
+        AND c.revision < (SELECT s.retention_horizon FROM broker_store AS s)
+        AND NOT EXISTS (SELECT FROM session_events AS e WHERE e.session_id = c.session_id)
+    ORDER BY c.created_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM gateway_connections AS c
+    USING stale
+    WHERE c.session_id = stale.session_id
+    RETURNING c.session_id
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: count_stale_connections
+-- How many sessions cleanup_stale_connections would delete in all.
+SELECT count(*)
+FROM gateway_connections AS c
+WHERE c.final_state IS NOT NULL
+    AND c.disconnection_time < now() - make_interval(secs => $1)
+    AND c.created_at < now() - make_interval(secs => $1)
+    AND c.revision < (SELECT s.retention_horizon FROM broker_store AS s)
+    AND NOT EXISTS (SELECT FROM session_events AS e WHERE e.session_id = c.session_id);
 
 -- name: list_quarantine
 -- The client ids in quarantine at host $1, port $2.

@@ -176,7 +176,7 @@ def _(story: Story) -> None:
 @given("a broker in front of it")
 def _(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     # A minute between two dials of a Gateway that waits for a human is too long for a test.
-    monkeypatch.setattr("broker.runtime.supervisor.HUMAN_PAUSE", 0.5)
+    monkeypatch.setattr("broker.runtime.ladder.HUMAN_PAUSE", 0.5)
     story.client = story.hold(serving(story.simulator, story.database_url, gateway_changes=QUICK))
 
 

@@ -12,8 +12,20 @@ import grpc.aio
 import pytest
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from broker.events.token import ResumeToken
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import CONNECTED, FAILED, Client, eventually, refusal, serving
+from tests.harness import (
+    CONNECTED,
+    DISCONNECTED,
+    FAILED,
+    RECONNECTING,
+    Client,
+    eventually,
+    refusal,
+    serving,
+)
+from tests.integration.test_watch import Watch
+from tests.postgres import execute
 
 
 @asynccontextmanager
@@ -75,40 +87,155 @@ async def test_open_sessions_live_on_and_new_ones_are_refused_while_it_is_away(
         assert [s.close_reason for s in ended] == ["STORE_UNAVAILABLE"]
 
 
-async def test_what_happens_meanwhile_is_written_in_order_when_it_is_back(
+async def test_what_happens_meanwhile_is_told_at_once_and_written_in_order_when_it_is_back(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
     async with serving(simulator, database_url, store_timeout=1.0) as client:
         first = await client.open(client_id=7, reconnect_max_attempts=0)
         second = await client.open(client_id=8)
-        stream = aiter(client.sessions.WatchSessions(pb.WatchSessionsRequest()))
-        for _ in range(3):
-            await anext(stream)
+        watch = Watch(client)
+        await watch.snapshot()
         async with away(database_url):
             simulator.drop(client_id=7)
-            await eventually(lambda: len(simulator.clients) == 1)
-            with pytest.raises(grpc.aio.AioRpcError):
-                await client.sessions.CloseSession(
-                    pb.CloseSessionRequest(session_id=second.session_id), timeout=0.5
-                )
+            lost = await watch.next()
+            failed = await watch.next()
+            assert [message.event.session.state for message in (lost, failed)] == [
+                RECONNECTING,
+                FAILED,
+            ]
+            for message in (lost, failed):
+                assert not message.event.persisted
+                assert (message.event.revision, message.event.session.revision) == (0, 2)
+                # Whoever resumes begins after the last event that is kept.
+                assert message.revision == 4
+                assert ResumeToken.decode(message.resume_token).revision == 4
+            assert await state(client, first.session_id, FAILED)
+            assert [s.session_id for s in await client.list()] == [second.session_id]
+            closed = await client.close(second.session_id)
+            assert (closed.state, closed.close_reason) == (DISCONNECTED, "CLOSE_REQUESTED")
             await eventually(lambda: not simulator.clients)
-            # Nothing is seen that is not kept.
-            assert await state(client, first.session_id, CONNECTED)
-        await eventually(lambda: state(client, first.session_id, FAILED), timeout=10)
-        seen = [(await anext(stream)).event for _ in range(4)]
-        assert [event.revision for event in seen] == [5, 6, 7, 8]
-        assert {event.session_id for event in seen[:2]} == {first.session_id}
-        assert seen[3].session.close_reason == "CLOSE_REQUESTED"
+            told = [lost.event, failed.event, *await watch.events(2)]
+            late = Watch(client)
+            assert {s.session_id for s in await late.snapshot()} == {
+                first.session_id,
+                second.session_id,
+            }
+            assert await late.events(4) == told
+            resumed = Watch(client, resume_token=failed.resume_token)
+            assert await resumed.events(4) == told
+        kept = await watch.events(4)
+        assert [event.revision for event in kept] == [5, 6, 7, 8]
+        for event, before in zip(kept, told, strict=True):
+            assert event.persisted
+            assert (event.session_id, event.sequence) == (before.session_id, before.sequence)
+            assert event.WhichOneof("change") == before.WhichOneof("change")
+        assert await late.events(4) == kept
+        assert await state(client, first.session_id, FAILED)
 
 
-async def test_a_second_broker_on_one_database_says_who_holds_it(
+async def test_a_resume_older_than_memory_says_that_the_record_is_away(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
-    from broker.errors import StartupError
+    async with serving(simulator, database_url, store_timeout=1.0, watch_memory=16) as client:
+        old = (await Watch(client).next()).resume_token
+        for _ in range(5):
+            session = await client.open()
+            await client.close(session.session_id)
+        recent = Watch(client, resume_token=old)
+        token = (await recent.events(9), await recent.next())[1].resume_token
+        async with away(database_url):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await Watch(client, resume_token=old).next()
+            said = refusal(caught.value)
+            assert (said.reason, bool(said.retry_after)) == ("STORE_UNAVAILABLE", True)
+            resumed = Watch(client, resume_token=token)
+            assert [event.revision for event in await resumed.events(10)] == list(range(11, 21))
 
+        async def continued() -> bool:
+            try:
+                return bool((await Watch(client, resume_token=old).next()).event.revision == 1)
+            except grpc.aio.AioRpcError:
+                return False
+
+        await eventually(continued)
+
+
+async def test_sessions_are_opened_unrecorded_where_that_is_configured(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, store_timeout=1.0, open_unrecorded=True) as client:
+        async with away(database_url):
+            session = await client.open(client_id=7)
+            assert session.state == CONNECTED
+            watch = Watch(client)
+            assert await watch.snapshot() == []
+            told = await watch.events(2)
+            assert [event.persisted for event in told] == [False, False]
+            ended = await client.open(client_id=8)
+            await client.close(ended.session_id)
+        await eventually(lambda: kept(client, session.session_id), timeout=10)
+        assert (await client.get(session.session_id)).state == CONNECTED
+
+
+async def kept(client: Client, session_id: str) -> bool:
+    return (await client.get(session_id)).revision > 0
+
+
+async def test_an_open_is_refused_in_time_when_the_database_takes_too_long(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    """Slow is not away: what lasts longer than the grace is told provisionally, and kept."""
     async with serving(simulator, database_url) as client:
-        await client.open()
-        with pytest.raises(StartupError, match="pid"):
-            async with serving(simulator, database_url):
-                pass
-        assert len(await client.list()) == 1
+        session = await client.open(client_id=7)
+        watch = Watch(client)
+        await watch.snapshot()
+        admin = await asyncpg.connect(database_url)
+        try:
+            block = admin.transaction()
+            await block.start()
+            await admin.execute("select 1 from broker_store for update")
+            simulator.drop()
+            [lost] = await watch.events(1)
+            assert (lost.persisted, lost.session.state) == (False, RECONNECTING)
+            assert (await client.get(session.session_id)).state in (RECONNECTING, CONNECTED)
+            await block.rollback()
+        finally:
+            await admin.close()
+        while not (event := (await watch.events(1))[0]).persisted:
+            pass
+        assert (event.session_id, event.sequence) == (lost.session_id, lost.sequence)
+
+
+async def test_a_full_disk_is_a_database_that_is_away(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, store_timeout=1.0) as client:
+        session = await client.open(client_id=7)
+        watch = Watch(client)
+        await watch.snapshot()
+        await execute(
+            database_url,
+            "create function full_disk() returns trigger language plpgsql as "
+            "$$ begin raise exception 'no space left on device' using errcode = '53100'; end $$",
+            "create trigger full_disk before insert on session_events "
+            "for each statement execute function full_disk()",
+        )
+        simulator.drop()
+        [lost] = await watch.events(1)
+        assert (lost.persisted, lost.session.state) == (False, RECONNECTING)
+
+        async def refused() -> bool:
+            try:
+                await client.open(client_id=8)
+            except grpc.aio.AioRpcError as error:
+                return refusal(error).reason == "STORE_UNAVAILABLE"
+            return False
+
+        await eventually(refused, timeout=10)
+        await execute(database_url, "drop trigger full_disk on session_events")
+        await eventually(lambda: is_kept(client, session.session_id), timeout=10)
+
+
+async def is_kept(client: Client, session_id: str) -> bool:
+    session = await client.get(session_id)
+    return bool(session.state == CONNECTED and session.generation == 2 and session.revision > 2)

@@ -18,7 +18,8 @@ from broker.gateway.ib import IBConnector
 from broker.session.model import SessionEvent
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
-from broker.store.postgres import PostgresStore, RecordRefusedError
+from broker.store.postgres import RecordRefusedError
+from broker.store.record import PostgresStore
 from tests.harness import eventually
 from tests.integration.test_store import opened
 from tests.memory_store import MemoryStore

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -15,13 +19,63 @@ from broker.errors import StartupError
 from broker.session.client_ids import Quarantined
 from broker.session.drain import Drain
 from broker.session.machine import TRANSITIONS
-from broker.store import postgres
+from broker.session.model import SessionEvent, Transition
+from broker.store.codec import KINDS, encode_event
 from broker.store.migration import check, current, downgrade, head, upgrade
-from broker.store.postgres import SCHEMA_VERSION, PostgresStore, StoreSettings
-from tests.integration.test_store import NOW, life, opened
+from broker.store.postgres import SCHEMA_VERSION, StoreSettings
+from broker.store.record import PostgresStore
+from tests.integration.test_store import NOW, leased, life, opened, requested
 from tests.postgres import execute
 
 ROOT = Path(__file__).resolve().parents[2]
+
+NEW_IN_0003 = ("lease_ttl", "request_id", "request_hash")
+NEW_TABLES = {"0001": ("client_id_quarantine", "gateways"), "0002": ()}
+
+
+async def fill(dsn: str, events: Sequence[SessionEvent]) -> None:
+    """Record events as a broker before 0003 did: its payloads have no newer keys."""
+    sessions: dict[str, Any] = {}
+    rows = []
+    for revision, event in enumerate(events, 1):
+        payload = json.loads(encode_event(event))
+        for name in NEW_IN_0003:
+            del payload["session"][name]
+        move = event.change if isinstance(event.change, Transition) else None
+        sessions[str(event.session_id)] = payload["session"] | {"revision": revision, "epoch": 1}
+        rows.append(
+            {
+                "revision": revision,
+                "session_id": str(event.session_id),
+                "sequence": event.sequence,
+                "kind": KINDS[type(event.change)],
+                "transition_source": move and move.source,
+                "transition_target": move and move.target,
+                "payload": payload,
+                "time": event.time.isoformat(),
+                "correlation_id": str(event.correlation_id),
+                "epoch": 1,
+            }
+        )
+    connection = await asyncpg.connect(dsn)
+    for table, found in (
+        ("gateway_connections", list(sessions.values())),
+        ("session_events", rows),
+    ):
+        await connection.execute(
+            f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, $1)",  # noqa: S608
+            json.dumps(found),
+        )
+    await connection.execute("UPDATE broker_store SET revision = $1, epoch = 1", len(rows))
+    await connection.close()
+
+
+def without(rows: list[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows without columns, which must be null in each."""
+    found = [json.loads(row) for row in rows]
+    for row in found:
+        assert [row.pop(name) for name in names] == [None] * len(names)
+    return found
 
 
 async def tables(dsn: str) -> set[str]:
@@ -82,7 +136,7 @@ async def test_an_empty_database_goes_up_is_checked_and_goes_down(empty_database
 async def test_a_filled_database_is_checked_and_goes_down(
     store: PostgresStore, database_url: str
 ) -> None:
-    await store.append(life())
+    await store.append([*life(), *leased(8), *opened(9, lease_ttl=1.0, **requested(2))])
     await store.close()
     await check(database_url)
     await downgrade(database_url, "base")
@@ -104,53 +158,70 @@ async def test_the_database_has_the_nine_transitions_of_the_machine(database_url
     }
 
 
-@pytest.mark.parametrize("port", [0, 65536])
-async def test_a_port_out_of_range_is_refused(store: PostgresStore, port: int) -> None:
-    from broker.store.postgres import RecordRefusedError
-
-    with pytest.raises(RecordRefusedError, match="port_check"):
-        await store.append(opened(port=port))
-
-
 def test_the_plain_alembic_command_works_in_the_tree(empty_database_url: str) -> None:
     for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"]):
         alembic(empty_database_url, *arguments)
 
 
-async def test_a_filled_database_of_0001_goes_up_and_down_and_loses_nothing(
-    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["0001", "0002"])
+async def test_a_filled_database_of_an_older_version_goes_up_and_down_and_loses_nothing(
+    empty_database_url: str, version: str
 ) -> None:
-    alembic(empty_database_url, "upgrade", "0001")
-    monkeypatch.setattr(postgres, "SCHEMA_VERSION", "0001")
-    store = await PostgresStore.open(StoreSettings(empty_database_url), "before")
+    dsn = empty_database_url
+    alembic(dsn, "upgrade", version)
     ended, active = life(7), opened(8)
-    await store.append([*ended, *active])
-    await store.close()
-    monkeypatch.undo()
-    before = await contents(empty_database_url)
+    await fill(dsn, [*ended, *active])
+    if version == "0002":
+        await execute(dsn, "INSERT INTO gateways VALUES ('paper', 'ops', '', now(), 1)")
+    before = await contents(dsn)
     assert before["session_events"]
 
-    assert await upgrade(empty_database_url) == ("0001", head())
-    await check(empty_database_url)
-    new: dict[str, list[str]] = {"client_id_quarantine": [], "gateways": []}
-    assert await contents(empty_database_url) == before | new
-    store = await PostgresStore.open(StoreSettings(empty_database_url), "after")
+    assert await upgrade(dsn) == (version, head())
+    await check(dsn)
+    after = await contents(dsn)
+    sessions = after.pop("gateway_connections")
+    assert without(sessions, NEW_IN_0003) == [json.loads(r) for r in before["gateway_connections"]]
+    rest = {name: rows for name, rows in before.items() if name != "gateway_connections"}
+    assert after == rest | {name: [] for name in NEW_TABLES[version]}
+
+    store = await PostgresStore.open(StoreSettings(dsn), "after")
     assert await store.list_active_connections() == [
         replace(active[0].session, revision=len(ended) + 1)
     ]
-    recorded = await store.list_events(ended[0].session_id)
+    recorded = await store.list_events(ended[0].session_id, limit=100)
     assert [event.change for event in recorded] == [event.change for event in ended]
+    assert [event.session.lease_ttl for event in recorded] == [None] * len(ended)
+    await store.append(leased(9))
+    await store.append(opened(10, **requested(2)))
     await store.quarantine("127.0.0.1", 4002, Quarantined(7, "LINK_LOST", NOW))
     await store.set_drain("default", Drain("ops", "", NOW))
     await store.close()
 
-    filled = await contents(empty_database_url)
-    await downgrade(empty_database_url, "0001")
-    assert await contents(empty_database_url) == {
-        name: rows for name, rows in filled.items() if name not in new
+    filled = await contents(dsn)
+    await downgrade(dsn, version)
+    down = await contents(dsn)
+    assert set(filled) - set(down) == set(NEW_TABLES[version])
+    for name, rows in down.items():
+        kept = [json.loads(row) for row in filled[name]]
+        if name == "gateway_connections":
+            kept = [{key: row[key] for key in row if key not in NEW_IN_0003} for row in kept]
+        assert [json.loads(row) for row in rows] == kept
+    assert await upgrade(dsn) == (version, head())
+    await check(dsn)
+    again = await contents(dsn)
+    assert {name: len(rows) for name, rows in again.items()} == {
+        name: 0 if name in NEW_TABLES[version] else len(rows) for name, rows in filled.items()
     }
-    assert await upgrade(empty_database_url) == ("0001", head())
-    assert await contents(empty_database_url) == filled | new
+    # What was lost is the request, not the session; its events still tell of it.
+    store = await PostgresStore.open(StoreSettings(dsn), "again")
+    assert await store.find_request("alice", UUID(int=2)) is None
+    [told] = [
+        event
+        for event in (await store.read_log(0, limit=100)).events
+        if event.session.client_id == 10
+    ]
+    assert told.session.spec.request_id == UUID(int=2)
+    await store.close()
 
 
 @pytest.mark.parametrize(

@@ -110,17 +110,17 @@ async def test_an_end_in_the_instant_of_the_connect_raises_nothing_in_the_loop()
     raised: list[Any] = []
     loop.set_exception_handler(lambda _, context: raised.append(context))
     supervisor = Supervisor.__new__(Supervisor)
-    supervisor._end = loop.create_future()
+    supervisor._interrupt = loop.create_future()
     dialled: asyncio.Future[Any] = loop.create_future()
 
     async def work() -> Any:
         return await dialled
 
-    task = asyncio.ensure_future(supervisor._unless_ended(work()))
+    task = asyncio.ensure_future(supervisor._unless_interrupted(work()))
     await asyncio.sleep(0.01)
     dialled.set_result("up")
-    supervisor._end.set_result(EndRequested(CloseReason.CALLER_GONE, "x"))
-    assert await task in ("up", supervisor._end.result())
+    supervisor._interrupt.set_result(EndRequested(CloseReason.CALLER_GONE, "x"))
+    assert await task in ("up", supervisor._interrupt.result())
     await asyncio.sleep(0.01)
     loop.set_exception_handler(None)
     assert not raised, raised

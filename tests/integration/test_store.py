@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import psutil
 import pytest
 
-from broker.errors import ErrorCode, Phase, StartupError, StoreFencedError, StoreUnavailableError
+from broker.errors import ErrorCode, Phase
 from broker.session import machine
 from broker.session.filters import SessionFilter
-from broker.session.inputs import AttemptFailed, EndRequested, LinkEnded, LinkLost, LinkUp
+from broker.session.inputs import (
+    AttemptFailed,
+    EndRequested,
+    LeaseChanged,
+    LinkEnded,
+    LinkLost,
+    LinkUp,
+)
 from broker.session.model import (
     Attempt,
     Change,
@@ -36,22 +41,18 @@ from broker.session.model import (
     Update,
 )
 from broker.store.base import PageKey, Store
-from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
-from broker.store.migration import upgrade
-from broker.store.postgres import (
-    PostgresStore,
-    RecordRefusedError,
-    StoreSettings,
-)
-from tests.harness import eventually
-from tests.postgres import data_directory, execute
+from broker.store.postgres import RecordRefusedError
+from broker.store.record import PostgresStore
+from tests.postgres import execute
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 HOSTILE = "'; DROP TABLE session_events; --\"\\ $1 %s {} \u2028 \U0001f600"
 
 
-def opened(client_id: int = 7, *, at: datetime = NOW, **spec: object) -> list[SessionEvent]:
-    values: dict[str, object] = {
+def opened(
+    client_id: int = 7, *, at: datetime = NOW, lease_ttl: float | None = None, **spec: Any
+) -> list[SessionEvent]:
+    values: dict[str, Any] = {
         "session_id": uuid4(),
         "gateway_id": "default",
         "host": "127.0.0.1",
@@ -66,8 +67,11 @@ def opened(client_id: int = 7, *, at: datetime = NOW, **spec: object) -> list[Se
         "return_immediately": True,
         "labels": {"desk": "fx"},
     }
-    built = SessionSpec(**(values | spec))  # type: ignore[arg-type]
-    return list(machine.open_session(built, client_id, now=at, correlation_id=uuid4()).events)
+    built = SessionSpec(**(values | spec))
+    step = machine.open_session(
+        built, client_id, lease_ttl=lease_ttl, now=at, correlation_id=uuid4()
+    )
+    return list(step.events)
 
 
 def failure(code: ErrorCode = ErrorCode.TIMEOUT) -> Failure:
@@ -103,6 +107,32 @@ def life(client_id: int = 7) -> list[SessionEvent]:
         EndRequested(close_reason=CloseReason.CLOSE_REQUESTED, actor="alice"),
         LinkEnded(),
     )
+
+
+def leased(client_id: int = 7, **spec: Any) -> list[SessionEvent]:
+    """A session that can be asked for again, and whose lease changes."""
+    start = opened(client_id, lease_ttl=0.1 + 0.2, **requested(), **spec)
+    return start + after(
+        start,
+        LinkUp(server_version=178, accounts=("DU1",)),
+        LeaseChanged(lease_ttl=3600.0, actor="alice"),
+        LeaseChanged(lease_ttl=1e-3, actor="bob"),
+        LeaseChanged(lease_ttl=30.0, actor=HOSTILE),
+        EndRequested(close_reason=CloseReason.LEASE_EXPIRED, actor="broker"),
+        LinkEnded(),
+    )
+
+
+def requested(number: int = 1) -> dict[str, Any]:
+    """What makes an open repeatable."""
+    return {"request_id": UUID(int=number), "request_hash": f"hash {number}"}
+
+
+def failed(client_id: int = 7, **spec: Any) -> list[SessionEvent]:
+    """A session that ends without ever having been CONNECTED."""
+    start = opened(client_id, **spec)
+    end = AttemptFailed(failure=failure(ErrorCode.INCOMPATIBLE_VERSION), delay=1.0)
+    return start + after(start, end)
 
 
 def folded(events: Sequence[SessionEvent], revisions: Sequence[int]) -> Session:
@@ -161,34 +191,12 @@ async def test_list_active_connections_leaves_final_ones_out(store: PostgresStor
     assert [one.spec.session_id for one in active] == [early[0].session_id, late[0].session_id]
 
 
-@pytest.mark.requirement("AC-012")
-async def test_cleanup_deletes_only_old_final_sessions_without_events(
-    store: PostgresStore,
-) -> None:
-    old, active = life(1), opened(2)
-    await store.append(old)
-    await store.append(active)
-    assert await store.cleanup_stale_connections(0) == 0
-    assert await store.expire_events(0) == len(old) + len(active)
-    assert await store.cleanup_stale_connections(10 * 365 * 86400.0) == 0
-    assert await store.cleanup_stale_connections(60) == 1
-    assert await store.get_connection(old[0].session_id) is None
-    assert await store.get_connection(active[0].session_id) is not None
-    assert await store.revision() == len(old) + len(active)
-
-
-async def test_a_session_goes_on_after_its_events_have_expired(store: PostgresStore) -> None:
-    events = opened()
-    await store.append(events)
-    await store.expire_events(0)
-    assert list(await store.append(after(events, LinkUp(server_version=178, accounts=("A",))))) == [
-        2
-    ]
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-async def test_the_row_is_the_fold_of_the_events(store: PostgresStore, size: int) -> None:
-    events = life()
+@pytest.mark.parametrize("story", [life, leased, failed])
+async def test_the_row_is_the_fold_of_the_events(
+    store: PostgresStore, story: Callable[[], list[SessionEvent]], size: int
+) -> None:
+    events = story()
     revisions: list[int] = []
     for start in range(0, len(events), size):
         part = events[start : start + size]
@@ -197,7 +205,7 @@ async def test_the_row_is_the_fold_of_the_events(store: PostgresStore, size: int
             events[: len(revisions)], revisions
         )
     assert revisions == list(range(1, len(events) + 1))
-    recorded = await store.list_events(events[0].session_id)
+    recorded = await store.list_events(events[0].session_id, limit=100)
     assert recorded == [
         replace(event, revision=number, session=replace(event.session, revision=number))
         for number, event in enumerate(events, 1)
@@ -215,7 +223,8 @@ async def test_conditions_are_kept(store: PostgresStore) -> None:
     stored = await store.get_connection(event.session_id)
     assert stored is not None
     assert stored.conditions == (condition,)
-    assert (await store.list_events(event.session_id))[1].change == ConditionChange(condition)
+    (_, recorded) = await store.list_events(event.session_id, limit=9)
+    assert recorded.change == ConditionChange(condition)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +257,7 @@ async def test_a_change_is_read_as_it_was_written(store: PostgresStore, change: 
     ]
     await store.append(later[:1])
     await store.append(later[1:])
-    stored = [one.change for one in await store.list_events(event.session_id)]
+    stored = [one.change for one in await store.list_events(event.session_id, limit=9)]
     assert stored == [event.change, change, change, change]
     assert await store.get_connection(event.session_id) == replace(later[-1].session, revision=4)
 
@@ -281,9 +290,25 @@ async def test_a_failure_of_a_record_that_knew_no_since_has_none(
     found = await store.get_connection(events[0].session_id)
     assert found is not None
     assert found.last_failure == failure()
-    (_, attempt) = await store.list_events(events[0].session_id)
+    (_, attempt) = await store.list_events(events[0].session_id, limit=9)
     assert isinstance(attempt.change, Attempt)
     assert attempt.change.failure == attempt.session.last_failure == failure()
+
+
+async def test_an_event_that_is_older_than_leases_and_requests_has_neither(
+    store: PostgresStore, database_url: str
+) -> None:
+    [event] = opened(lease_ttl=30.0, **requested())
+    await store.append([event])
+    await execute(
+        database_url,
+        "ALTER TABLE session_events DISABLE TRIGGER session_events_immutable",
+        "UPDATE session_events SET payload = payload #- '{session,lease_ttl}' "
+        "#- '{session,request_id}' #- '{session,request_hash}'",
+    )
+    [recorded] = await store.list_events(event.session_id, limit=9)
+    spec = replace(event.session.spec, request_id=None, request_hash=None)
+    assert recorded.session == replace(event.session, spec=spec, lease_ttl=None, revision=1)
 
 
 async def test_a_batch_of_many_sessions_is_one_transaction(store: PostgresStore) -> None:
@@ -294,6 +319,70 @@ async def test_a_batch_of_many_sessions_is_one_transaction(store: PostgresStore)
     with pytest.raises(RecordRefusedError):
         await store.append([*opened(60), bad])
     assert await store.revision() == len(mixed)
+
+
+async def test_the_history_of_a_session_is_read_page_by_page(store: PostgresStore) -> None:
+    events = life()
+    await store.append([*opened(8), *events])
+    session_id = events[0].session_id
+
+    async def page(after: int, limit: int) -> list[int]:
+        found = await store.list_events(session_id, after=after, limit=limit)
+        return [event.sequence for event in found]
+
+    assert await page(0, 2) == [1, 2]
+    assert await page(2, 3) == [3, 4, 5]
+    assert await page(5, 100) == list(range(6, len(events) + 1))
+    assert await page(len(events), 100) == []
+    assert await store.list_events(uuid4(), limit=100) == []
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+async def test_an_id_goes_from_a_session_that_ends_to_one_that_begins_in_one_batch(
+    store: PostgresStore, first: int, second: int
+) -> None:
+    # Left to itself PostgreSQL would take the sessions in the order of their ids.
+    one = failed(7, session_id=UUID(int=first), **requested())
+    two = opened(7, session_id=UUID(int=second), **requested())
+    await store.append(one[:-1])
+    assert list(await store.append([*one[-1:], *two])) == [len(one), len(one) + 1]
+    assert [item.spec.session_id for item in await store.list_active_connections()] == [
+        two[0].session_id
+    ]
+    with pytest.raises(RecordRefusedError, match="_key"):
+        await store.append(opened(7, **requested()))
+
+
+async def test_a_request_id_is_bound_while_its_session_lives_or_once_it_was_connected(
+    store: PostgresStore,
+) -> None:
+    request_id = UUID(int=1)
+    assert await store.find_request("alice", request_id) is None
+    nothing = failed(**requested())
+    await store.append(nothing[:-1])
+    found = await store.find_request("alice", request_id)
+    assert found == replace(nothing[-2].session, revision=1)
+    await store.append(nothing[-1:])
+    assert await store.find_request("alice", request_id) is None
+    worked = leased()
+    for number, event in enumerate(worked, len(nothing) + 1):
+        await store.append([event])
+        found = await store.find_request("alice", request_id)
+        assert found == replace(event.session, revision=number)
+    assert found is not None
+    assert found.spec.request_hash == "hash 1"
+    assert await store.find_request("bob", request_id) is None
+    assert await store.find_request("alice", UUID(int=2)) is None
+
+
+async def test_a_request_id_is_its_owners_own(store: PostgresStore) -> None:
+    owners = ["alice", "Alice", HOSTILE, "\U0001f600" * 128, "a\0b"]
+    for number, owner in enumerate(owners, 1):
+        await store.append(opened(number, owner=owner, **requested()))
+    for number, owner in enumerate(owners, 1):
+        found = await store.find_request(owner, UUID(int=1))
+        assert found is not None
+        assert found.client_id == number
 
 
 async def test_twenty_writers_get_dense_revisions_in_commit_order(store: PostgresStore) -> None:
@@ -361,52 +450,6 @@ async def test_a_final_session_never_moves_again(store: PostgresStore) -> None:
         await store.append([again])
 
 
-async def test_an_illegal_transition_cannot_be_stored(store: PostgresStore) -> None:
-    events = opened()
-    await store.append(events)
-    (up,) = after(events, LinkUp(server_version=178, accounts=("A",)))
-    jump = Transition(2, SessionState.CONNECTING, SessionState.RECONNECTING, "JUMP")
-    with pytest.raises(RecordRefusedError, match="transition_fkey"):
-        await store.append([replace(up, change=jump)])
-
-
-async def test_a_failed_session_without_its_code_cannot_be_stored(store: PostgresStore) -> None:
-    events = opened()
-    await store.append(events)
-    (end,) = after(
-        events, AttemptFailed(failure=failure(ErrorCode.INCOMPATIBLE_VERSION), delay=1.0)
-    )
-    with pytest.raises(RecordRefusedError, match="failed_check"):
-        await store.append([replace(end, session=replace(end.session, last_failure=None))])
-    await store.append([end])
-
-
-async def test_one_client_id_has_one_active_session(store: PostgresStore) -> None:
-    await store.append(opened(7))
-    with pytest.raises(RecordRefusedError, match="active_client_id_key"):
-        await store.append(opened(7))
-    await store.append(opened(7, port=4001))
-    await store.append(life(8))
-    await store.append(opened(8))
-
-
-@pytest.mark.requirement("AC-015")
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE session_events SET kind = kind",
-        "TRUNCATE session_events",
-        "DELETE FROM session_events",
-    ],
-)
-async def test_history_cannot_be_changed(
-    store: PostgresStore, database_url: str, statement: str
-) -> None:
-    await store.append(opened())
-    with pytest.raises(asyncpg.RestrictViolationError):
-        await execute(database_url, statement)
-
-
 @pytest.mark.requirement("AC-015")
 async def test_hostile_text_is_stored_and_found_as_it_is(store: PostgresStore) -> None:
     events = opened(owner=HOSTILE, labels={HOSTILE: HOSTILE})
@@ -461,90 +504,6 @@ async def test_every_field_of_a_filter_counts(store: PostgresStore) -> None:
         assert found == [session for session in everything if wanted.matches(session)], wanted
 
 
-async def test_a_second_broker_is_told_who_holds_the_database(
-    store: PostgresStore, database_url: str
-) -> None:
-    with pytest.raises(StartupError, match=r"another broker: test, since .*pg_terminate_backend"):
-        await PostgresStore.open(StoreSettings(database_url), "second")
-    assert await store.revision() == 0
-
-
-async def test_each_take_over_is_an_epoch(database_url: str) -> None:
-    ids = set()
-    for epoch in (1, 2, 3):
-        store = await PostgresStore.open(StoreSettings(database_url), f"broker {epoch}")
-        assert store.epoch == epoch
-        ids.add(store.store_id)
-        await store.close()
-        await store.close()
-    assert len(ids) == 1
-
-
-async def test_a_broker_that_was_replaced_writes_nothing(
-    store: PostgresStore, database_url: str
-) -> None:
-    events = opened()
-    await store.append(events)
-    await execute(
-        database_url,
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
-    )
-    await asyncio.wait_for(store.wait_lock_lost(), 5)
-    await store.reacquire()
-    await execute(
-        database_url,
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
-    )
-    await asyncio.wait_for(store.wait_lock_lost(), 5)
-    second = await PostgresStore.open(StoreSettings(database_url), "second")
-    with pytest.raises(StoreFencedError):
-        await store.reacquire()
-    for batch in (opened(9), life(8), after(events, LinkUp(server_version=178, accounts=("A",)))):
-        with pytest.raises(StoreFencedError):
-            await store.append(batch)
-    assert await second.revision() == 1
-    await second.close()
-
-
-@pytest.mark.requirement("AC-012")
-async def test_a_database_that_is_killed_under_an_append_is_unavailable_and_comes_back() -> None:
-    with data_directory() as path:
-        async with EmbeddedPostgres(EmbeddedSettings(path)) as postgres:
-            await upgrade(postgres.dsn)
-            store = await PostgresStore.open(StoreSettings(postgres.dsn, timeout=1.0), "test")
-            events = life()
-            await store.append(events[:2])
-            loop = asyncio.get_running_loop()
-
-            os.kill(postgres.pid, signal.SIGSTOP)
-            backends = [child.pid for child in psutil.Process(postgres.pid).children()]
-            for backend in backends:
-                os.kill(backend, signal.SIGSTOP)
-            began = loop.time()
-            with pytest.raises(StoreUnavailableError):
-                await store.append(events[2:4])
-            assert loop.time() - began < 1.5
-            for pid in (*backends, postgres.pid):
-                os.kill(pid, signal.SIGCONT)
-            assert list(await store.append(events[2:4])) == [3, 4]
-
-            # One child that dies by a signal makes PostgreSQL end all others and recover.
-            os.kill(psutil.Process(postgres.pid).children()[0].pid, signal.SIGKILL)
-
-            # When they do so is theirs to choose, so that any append may meet it.
-            async def kept(wanted: list[SessionEvent]) -> list[int]:
-                try:
-                    return list(await store.append(wanted))
-                except StoreUnavailableError:
-                    return []
-
-            first = await eventually(lambda: kept(events[:5]), timeout=20)
-            assert first == [1, 2, 3, 4, 5]
-            rest = await eventually(lambda: kept(events[4:]), timeout=20)
-            assert rest == list(range(5, len(events) + 1))
-            await store.close()
-
-
 async def test_a_cancelled_append_leaves_the_store_usable(store: PostgresStore) -> None:
     events = life()
     for delay in (0.0, 0.0005, 0.001, 0.002):
@@ -553,16 +512,3 @@ async def test_a_cancelled_append_leaves_the_store_usable(store: PostgresStore) 
         task.cancel()
         await asyncio.wait([task])
     assert list(await store.append(events)) == list(range(1, len(events) + 1))
-
-
-async def test_a_database_that_was_never_migrated_is_refused_with_the_command(
-    empty_database_url: str,
-) -> None:
-    with pytest.raises(StartupError, match="gateway-broker migrate"):
-        await PostgresStore.open(StoreSettings(empty_database_url), "test")
-
-
-async def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
-    with pytest.raises(StartupError, match="is it running") as refused:
-        await PostgresStore.open(StoreSettings("postgresql://a:hunter2@127.0.0.1:1/x"), "test")
-    assert "hunter2" not in str(refused.value)

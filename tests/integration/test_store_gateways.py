@@ -13,7 +13,8 @@ import pytest
 from broker.errors import StoreFencedError, StoreUnavailableError
 from broker.session.client_ids import HIGHEST, LOWEST, Quarantined
 from broker.session.drain import Drain
-from broker.store.postgres import PostgresStore, RecordRefusedError, StoreSettings
+from broker.store.postgres import RecordRefusedError, StoreSettings
+from broker.store.record import PostgresStore
 from tests.harness import eventually
 from tests.integration.test_database_away import away
 from tests.integration.test_store import HOSTILE, NOW, life

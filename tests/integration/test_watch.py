@@ -7,11 +7,13 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
+from ibgateway.broker.v1 import broker_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
-from broker.events.token import ResumeToken
+from broker.events.token import NOWHERE, ResumeToken
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import (
     CONNECTED,
@@ -24,6 +26,7 @@ from tests.harness import (
     refusal,
     serving,
 )
+from tests.postgres import execute
 
 
 class Watch:
@@ -118,26 +121,124 @@ async def test_an_idle_stream_gets_bookmarks(
         assert ResumeToken.decode(message.resume_token).revision == 2
 
 
-async def test_every_token_of_this_log_gets_a_reset_and_a_fresh_snapshot(client: Client) -> None:
-    session = await client.open()
+async def test_a_token_is_continued_with_what_is_newer_and_nothing_else(client: Client) -> None:
     watch = Watch(client)
-    await watch.next()
+    await watch.snapshot()
+    session = await client.open()
+    first = await watch.next()
+    await client.close(session.session_id)
+    rest = [await watch.next() for _ in range(3)]
+    for token, expected in ((first, rest), (rest[0], rest[1:])):
+        resumed = Watch(client, resume_token=token.resume_token)
+        assert [await resumed.next() for _ in expected] == expected
+    assert [message.revision for message in rest] == [2, 3, 4]
+
+
+async def test_a_stream_that_is_resumed_is_open_before_anything_happens(client: Client) -> None:
+    watch = Watch(client)
     token = (await watch.next()).resume_token
     resumed = Watch(client, resume_token=token)
+    async with asyncio.timeout(5):
+        await resumed.call.initial_metadata()
+    await client.open()
+    assert (await resumed.next()).event.revision == 1
+
+
+async def test_a_filter_holds_for_what_is_resumed_too(client: Client) -> None:
+    watch = Watch(client)
+    token = (await watch.next()).resume_token
+    first = await client.open()
+    second = await client.open()
+    await client.close(second.session_id)
+    resumed = Watch(client, resume_token=token, session_ids=[second.session_id])
+    assert [event.revision for event in await resumed.events(4)] == [3, 4, 5, 6]
+    ended = Watch(client, resume_token=token, states=[DISCONNECTED])
+    assert [event.revision for event in await ended.events(1)] == [6]
+    assert first.session_id != second.session_id
+
+
+@pytest.mark.parametrize(
+    ("store", "revision", "reason"),
+    [
+        ("other", 0, "TOKEN_OF_ANOTHER_STORE"),
+        ("own", 10**6, "TOKEN_AHEAD"),
+        ("own", NOWHERE, "SNAPSHOT_INCOMPLETE"),
+    ],
+)
+async def test_a_token_that_is_no_place_in_this_log_is_reset_and_says_why(
+    client: Client, store: str, revision: int, reason: str
+) -> None:
+    session = await client.open()
+    own = ResumeToken.decode((await Watch(client).next()).resume_token)
+    store_id = own.store_id if store == "own" else uuid.uuid4()
+    resumed = Watch(client, resume_token=ResumeToken(store_id, revision).encode())
     first = await resumed.next()
-    assert first.reset.reason == "TOKEN_NOT_CONTINUED"
-    assert first.reset.oldest_revision == 1
+    assert (first.reset.reason, first.reset.oldest_revision) == (reason, 1)
     assert [s.session_id for s in await resumed.snapshot()] == [session.session_id]
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-async def test_a_token_from_elsewhere_is_reset_and_says_so(client: Client, ahead: bool) -> None:
+async def test_who_is_cut_in_the_middle_of_a_snapshot_begins_anew(client: Client) -> None:
+    sessions = [await client.open() for _ in range(3)]
     watch = Watch(client)
-    own = ResumeToken.decode((await watch.next()).resume_token)
-    foreign = ResumeToken(own.store_id if ahead else uuid.uuid4(), 10**6)
-    resumed = Watch(client, resume_token=foreign.encode())
-    assert (await resumed.next()).reset.reason == "TOKEN_UNKNOWN"
-    assert await resumed.snapshot() == []
+    message = await watch.next()
+    assert (message.WhichOneof("message"), message.revision) == ("snapshot", 0)
+    resumed = Watch(client, resume_token=message.resume_token)
+    assert (await resumed.next()).reset.reason == "SNAPSHOT_INCOMPLETE"
+    assert len(await resumed.snapshot()) == len(sessions)
+
+
+async def test_a_token_older_than_memory_is_continued_from_the_record(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, watch_memory=16) as client:
+        token = (await Watch(client).next()).resume_token
+        for _ in range(25):
+            session = await client.open()
+            await client.close(session.session_id)
+        resumed = Watch(client, resume_token=token)
+        assert [event.revision for event in await resumed.events(100)] == list(range(1, 101))
+
+
+async def test_tokens_are_good_after_a_restart_and_bookmarks_say_how_old_they_may_be(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, watch_memory=16) as client:
+        watch = Watch(client)
+        old = (await watch.next()).resume_token
+        for _ in range(10):
+            session = await client.open()
+            await client.close(session.session_id)
+        recent = (await watch.events(30), await watch.next())[1].resume_token
+    async with serving(simulator, database_url, watch_memory=16, bookmark_interval=0.1) as client:
+        for token, begin in ((old, 1), (recent, 32)):
+            resumed = Watch(client, resume_token=token)
+            events = await resumed.events(41 - begin)
+            assert [event.revision for event in events] == list(range(begin, 41))
+            bookmark = await resumed.next()
+            assert (bookmark.revision, bookmark.bookmark.oldest_revision) == (40, 1)
+
+
+async def test_a_token_that_retention_has_passed_is_reset_with_the_oldest_revision(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, watch_memory=16) as client:
+        token = (await Watch(client).next()).resume_token
+        for _ in range(10):
+            session = await client.open()
+            await client.close(session.session_id)
+        open_ = await client.open()
+    await execute(
+        database_url,
+        "UPDATE broker_store SET retention_horizon = 21",
+        "DELETE FROM session_events WHERE revision < 21",
+    )
+    async with serving(simulator, database_url, watch_memory=16) as client:
+        resumed = Watch(client, resume_token=token)
+        first = await resumed.next()
+        assert (first.reset.reason, first.reset.oldest_revision) == ("TOKEN_TOO_OLD", 21)
+        assert [s.session_id for s in await resumed.snapshot()] == [open_.session_id]
+        info = await client.broker.GetBrokerInfo(broker_service_pb2.GetBrokerInfoRequest())
+        assert info.oldest_revision == 21
 
 
 async def test_a_token_that_is_none_is_refused(client: Client) -> None:
@@ -155,21 +256,71 @@ async def test_a_hundred_watchers_see_the_same_events(client: Client) -> None:
     assert all(events == seen[0] for events in seen)
 
 
-async def test_a_watcher_that_does_not_read_is_cut_and_hurts_nobody(
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
+BULKY = {str(number): "x" * 256 for number in range(32)}
+
+
+async def test_a_watcher_that_does_not_read_hurts_nobody_and_misses_nothing(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
-    small_window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
     async with (
-        serving(simulator, database_url, watch_lag=1000) as client,
-        connected(client.running, *small_window) as other,
+        serving(simulator, database_url, watch_memory=16) as client,
+        connected(client.running, *SMALL_WINDOW) as other,
     ):
         slow, quick = Watch(other), Watch(client)
         await asyncio.gather(slow.snapshot(), quick.snapshot())
-        labels = {str(number): "x" * 256 for number in range(32)}
-        for _ in range(300):
-            session = await client.open(labels=labels)
+        for _ in range(100):
+            session = await client.open(labels=BULKY)
             await client.close(session.session_id)
             await quick.events(4)
+        assert [event.revision for event in await slow.events(400)] == list(range(1, 401))
+
+
+async def test_a_watcher_whose_lag_grows_too_far_is_cut_and_resumes_with_its_token(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with (
+        serving(simulator, database_url, watch_memory=16, watch_lag=1000) as client,
+        connected(client.running, *SMALL_WINDOW) as other,
+    ):
+        slow = Watch(other)
+        await slow.snapshot()
+        for _ in range(270):
+            session = await client.open(labels=BULKY)
+            await client.close(session.session_id)
+        read: list[pb.WatchSessionsResponse] = []
+
+        async def read_on() -> None:
+            while True:
+                read.append(await slow.next())
+
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await slow.events(10**6)
-        assert refusal(caught.value).reason == "SLOW_CONSUMER"
+            await read_on()
+        said = refusal(caught.value)
+        assert (said.status, said.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "SLOW_CONSUMER",
+        )
+        assert int(said.metadata["lag"]) > 1000
+        assert [message.revision for message in read] == list(range(1, len(read) + 1))
+        resumed = Watch(other, resume_token=read[-1].resume_token)
+        rest = await resumed.events(1080 - len(read))
+        assert [event.revision for event in rest] == list(range(len(read) + 1, 1081))
+
+
+async def test_a_thousand_watchers_that_come_back_at_once_are_all_served(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, watch_memory=16) as client:
+        token = (await Watch(client).next()).resume_token
+        for _ in range(10):
+            session = await client.open()
+            await client.close(session.session_id)
+        watches = [Watch(client, resume_token=token) for _ in range(1000)]
+
+        async def all_of(watch: Watch) -> list[int]:
+            async with asyncio.timeout(40):
+                return [(await anext(watch.messages)).event.revision for _ in range(40)]
+
+        seen = await asyncio.gather(*(all_of(watch) for watch in watches))
+        assert all(revisions == list(range(1, 41)) for revisions in seen)

@@ -9,26 +9,31 @@ from datetime import timedelta
 from ibgateway.broker.v1 import session_event_pb2
 
 from broker.rpc import convert
+from broker.runtime.supervisor import Vitals
 from broker.session.model import SessionEvent, SessionNotice, SessionState
 from tests.unit.test_machine import CORRELATION, NOW, in_state
 
+NONE, LATE = Vitals(), Vitals(heartbeat_latency=0.25)
 
-def test_an_encoded_session_is_made_anew_when_it_or_its_latency_changes() -> None:
+
+def test_an_encoded_session_is_made_anew_when_it_or_its_vitals_change() -> None:
     encoded = convert.Sessions()
     session = in_state(SessionState.CONNECTING)
-    first = encoded.encode(session, None)
-    assert encoded.encode(session, None) is first
-    assert encoded.encode(session, 0.25).heartbeat_latency.ToNanoseconds() == 250_000_000
-    assert encoded.encode(replace(session, sequence=9), 0.25).sequence == 9
+    first = encoded.encode(session, NONE)
+    assert encoded.encode(session, NONE) is first
+    assert encoded.encode(session, LATE).heartbeat_latency.ToNanoseconds() == 250_000_000
+    assert encoded.encode(replace(session, sequence=9), LATE).sequence == 9
+    leased = encoded.encode(session, Vitals(lease_expire_time=NOW))
+    assert leased.lease_expire_time == convert.timestamp(NOW)
 
 
 def test_only_so_many_encoded_sessions_are_kept() -> None:
     encoded = convert.Sessions(limit=1)
     one = in_state(SessionState.CONNECTING)
     other = in_state(SessionState.CONNECTING, session_id=uuid.UUID(int=1))
-    first = encoded.encode(one, None)
-    encoded.encode(other, None)
-    assert encoded.encode(one, None) is not first
+    first = encoded.encode(one, NONE)
+    encoded.encode(other, NONE)
+    assert encoded.encode(one, NONE) is not first
 
 
 def test_a_notice_reaches_watchers_with_every_field() -> None:

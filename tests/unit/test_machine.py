@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -15,9 +15,11 @@ from broker.session.effects import Dial, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
     BrokerRestarted,
+    BrokerStopping,
     ConditionSeen,
     EndRequested,
     Input,
+    LeaseChanged,
     LinkEnded,
     LinkLost,
     LinkUp,
@@ -38,6 +40,7 @@ from broker.session.model import (
     SessionSpec,
     SessionState,
     Transition,
+    Update,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -133,8 +136,12 @@ def disclaimer(grace: float, time: datetime = NOW) -> AttemptFailed:
     return AttemptFailed(unaccepted, 1.0, auth_grace=grace)
 
 
+STOPPING = BrokerStopping(failure())
+RESTARTED = BrokerRestarted(failure())
+
 # Every input, and the state after it in CONNECTING, CONNECTED and RECONNECTING; None is a refusal.
-# While closing only the last two are taken, and a final session takes none.
+# While closing only that the link ended and that the broker was restarted are taken, and a final
+# session takes none.
 TABLE: dict[str, tuple[Input, tuple[SessionState | None, ...]]] = {
     "up": (UP, (CONNECTED, None, CONNECTED)),
     "up, with conditions": (
@@ -156,7 +163,9 @@ TABLE: dict[str, tuple[Input, tuple[SessionState | None, ...]]] = {
     "told": (Told(NOTICE), (CONNECTING, CONNECTED, RECONNECTING)),
     "end": (END, (CONNECTING, CONNECTED, RECONNECTING)),
     "link ended": (LinkEnded(), (None, None, None)),
-    "broker restarted": (BrokerRestarted(), (DISCONNECTED, DISCONNECTED, DISCONNECTED)),
+    "lease changed": (LeaseChanged(60.0, "alice"), (CONNECTING, CONNECTED, RECONNECTING)),
+    "broker stopping": (STOPPING, (CONNECTING, RECONNECTING, RECONNECTING)),
+    "broker restarted": (RESTARTED, (DISCONNECTED, RECONNECTING, RECONNECTING)),
 }
 LIVING = (CONNECTING, CONNECTED, RECONNECTING)
 CASES = [
@@ -191,8 +200,12 @@ def test_every_state_takes_just_its_inputs(
     else:
         done = step(session, item)
         assert done.session.state is after
-        assert done.events
-        assert done.events[-1].session == done.session
+        if state is RECONNECTING and not closing and item in (STOPPING, RESTARTED):
+            # It dials on, whichever broker it belongs to.
+            assert done == machine.Step(session, ())
+        else:
+            assert done.events
+            assert done.events[-1].session == done.session
 
 
 @pytest.mark.requirement("AC-008")
@@ -285,12 +298,60 @@ def test_without_a_budget_a_lost_link_is_reconnecting_and_then_failed() -> None:
     assert done.session.last_failure == failure()
 
 
-def test_a_session_left_by_a_crash_is_finalised_by_5_and_9_or_by_4() -> None:
-    for state, numbers in ((CONNECTED, [5, 9]), (CONNECTING, [4]), (RECONNECTING, [9])):
-        done = step(in_state(state), BrokerRestarted())
-        changes = [event.change for event in done.events]
-        assert [change.number for change in changes if isinstance(change, Transition)] == numbers
-        assert done.session.close_reason == CloseReason.BROKER_RESTARTED
+def moves(done: machine.Step) -> list[tuple[int, str]]:
+    return [
+        (event.change.number, event.change.reason)
+        for event in done.events
+        if isinstance(event.change, Transition)
+    ]
+
+
+def test_a_broker_that_stops_or_died_leaves_a_link_lost_and_a_session_that_dials_at_once() -> None:
+    for item, reason in ((STOPPING, "BROKER_STOPPING"), (RESTARTED, "BROKER_RESTARTED")):
+        done = step(in_state(CONNECTED), item)
+        assert moves(done) == [(5, reason)]
+        assert done.session.next_attempt_time == NOW
+        assert done.session.last_failure == failure()
+
+
+@pytest.mark.parametrize(
+    "outlives", [{"return_immediately": True}, {"request_id": uuid.UUID(int=4)}]
+)
+def test_an_open_whose_caller_can_find_out_what_came_of_it_outlives_the_broker(
+    outlives: dict[str, Any],
+) -> None:
+    session = in_state(CONNECTING, closing=False, **outlives)
+    for item in (STOPPING, RESTARTED):
+        assert step(session, item) == machine.Step(session, ())
+
+
+def test_an_open_that_only_its_caller_knows_of_ends_with_the_broker() -> None:
+    session = in_state(CONNECTING)
+    stopping = step(session, STOPPING).session
+    assert (stopping.state, stopping.close_reason) == (CONNECTING, CloseReason.BROKER_STOPPING)
+    assert moves(step(stopping, LinkEnded())) == [(4, "BROKER_STOPPING")]
+    died = step(session, RESTARTED)
+    assert moves(died) == [(4, "CALLER_GONE")]
+    assert died.session.close_reason == CloseReason.CALLER_GONE
+
+
+@pytest.mark.parametrize(("state", "number"), [(CONNECTING, 4), (CONNECTED, 6), (RECONNECTING, 9)])
+def test_an_end_that_the_broker_died_over_is_ended_by_the_next_as_it_was_asked_for(
+    state: SessionState, number: int
+) -> None:
+    assert moves(step(in_state(state, closing=True), RESTARTED)) == [(number, "CLOSE_REQUESTED")]
+
+
+def test_without_a_budget_a_session_fails_when_its_broker_does() -> None:
+    done = step(in_state(CONNECTED, reconnect_max_attempts=0), RESTARTED)
+    assert moves(done) == [(5, "BROKER_RESTARTED"), (8, "ATTEMPTS_EXHAUSTED")]
+
+
+def test_a_lease_of_another_length_is_an_update_and_one_of_the_same_is_no_event() -> None:
+    done = step(in_state(CONNECTED), LeaseChanged(60.0, "alice"))
+    assert [event.change for event in done.events] == [Update(("lease_ttl",), "alice")]
+    assert done.session.lease_ttl == 60.0
+    assert step(done.session, LeaseChanged(60.0, "bob")) == machine.Step(done.session, ())
 
 
 def test_needs_are_derived_from_the_session_alone() -> None:

@@ -19,9 +19,11 @@ from broker.session.effects import Dial, EndLink, HoldLink, Rest
 from broker.session.inputs import (
     AttemptFailed,
     BrokerRestarted,
+    BrokerStopping,
     ConditionSeen,
     EndRequested,
     Input,
+    LeaseChanged,
     LinkEnded,
     LinkLost,
     LinkUp,
@@ -99,13 +101,17 @@ inputs: st.SearchStrategy[Input] = st.one_of(
     st.builds(Told, notices),
     st.builds(EndRequested, st.sampled_from(CloseReason), st.just("alice")),
     st.just(LinkEnded()),
-    st.just(BrokerRestarted()),
+    st.builds(LeaseChanged, st.floats(1, 100), st.just("alice")),
+    st.builds(BrokerStopping, failures),
+    st.builds(BrokerRestarted, failures),
 )
 # Those that keep a session alive, so that a walk sees more than its end.
 vital: st.SearchStrategy[Input] = st.one_of(
     st.builds(LinkUp, st.just(178), st.just(("DU1",)), st.lists(conditions, max_size=3).map(tuple)),
     st.builds(LinkLost, failures, st.just("PEER_CLOSED"), delays),
     st.builds(ConditionSeen, conditions),
+    st.builds(BrokerStopping, failures),
+    st.builds(BrokerRestarted, failures),
 )
 
 
@@ -136,7 +142,7 @@ def _may_move(session: Session, item: AttemptFailed) -> bool:
 def dated(item: Input, now: datetime) -> Input:
     """The input, as if what it tells of had happened just now."""
     changes: dict[str, Any] = {}
-    if isinstance(item, AttemptFailed | LinkLost | TaskCrashed):
+    if isinstance(item, AttemptFailed | LinkLost | TaskCrashed | BrokerStopping | BrokerRestarted):
         changes["failure"] = replace(item.failure, time=now)
     elif isinstance(item, ConditionSeen):
         changes["condition"] = replace(item.condition, transition_time=now)
@@ -154,8 +160,15 @@ class Walk(RuleBasedStateMachine):
         policy=st.sampled_from(ClientIdPolicy),
         max_attempts=st.integers(1, 6),
         budget=st.none() | st.integers(0, 4),
+        return_immediately=st.booleans(),
     )
-    def open(self, policy: ClientIdPolicy, max_attempts: int, budget: int | None) -> None:
+    def open(
+        self,
+        policy: ClientIdPolicy,
+        max_attempts: int,
+        budget: int | None,
+        return_immediately: bool,
+    ) -> None:
         self.now = BEGIN
         self.spec = SessionSpec(
             session_id=uuid.UUID("0b8f4a6e-6a60-4c12-8f7f-0a6f2b9f9d01"),
@@ -169,7 +182,7 @@ class Walk(RuleBasedStateMachine):
             timeout=30.0,
             max_attempts=max_attempts,
             reconnect_max_attempts=budget,
-            return_immediately=False,
+            return_immediately=return_immediately,
             labels={"strategy": "one"},
         )
         self.before: Session | None = None
@@ -321,7 +334,12 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def every_failure_is_counted_and_those_in_a_row_are_within_the_budget(self) -> None:
         session = self.session
-        spent = isinstance(self.item, AttemptFailed | LinkLost | TaskCrashed)
+        spent = isinstance(self.item, AttemptFailed | LinkLost | TaskCrashed) or (
+            isinstance(self.item, BrokerStopping | BrokerRestarted)
+            and self.before is not None
+            and self.before.state is SessionState.CONNECTED
+            and not self.before.is_closing
+        )
         if self.before is not None and self.events:
             assert session.error_count - self.before.error_count == spent
         if spent and self.events and session.last_failure is not None:

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import pytest
 
+from broker.events.archive import Archive
+from broker.events.hub import Hub
 from broker.events.log import EventLog
 from broker.gateway.breaker import BreakerState
 from broker.gateway.endpoint import Endpoint, GatewaySettings
@@ -41,6 +43,18 @@ from tests.virtual_time import BEGIN, now, run, until
 HOUR = 3600.0
 
 
+class Witness(Hub):
+    """Remembers what it has made visible."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.events: list[SessionEvent] = []
+
+    def publish(self, events: Sequence[SessionEvent]) -> None:
+        super().publish(events)
+        self.events += events
+
+
 class World:
     """A Gateway, what the broker has of it, and the events that watchers would have seen."""
 
@@ -49,8 +63,8 @@ class World:
         chance = source.random if seed is not None else (lambda: 0.5)
         self.gateway = ScriptedGateway()
         self.store = MemoryStore()
-        self.events: list[SessionEvent] = []
-        self.log = EventLog(cast("Store", self.store), self._publish)
+        self.hub = Witness(Archive(cast("Store", self.store)), memory=16, lag=1000)
+        self.log = EventLog(cast("Store", self.store), self.hub, grace=0.25)
         settings = GatewaySettings("default", "127.0.0.1", 4002, **changes)
         self.endpoint = Endpoint(settings, self.gateway, now=now, random=chance)
         self.ids = ClientIds("default", Pool())
@@ -58,6 +72,11 @@ class World:
         self.supervisors: dict[int, Supervisor] = {}
         self.tasks = tasks
         self.endpoint.tell = self._tell
+
+    @property
+    def events(self) -> list[SessionEvent]:
+        """All that watchers would have seen."""
+        return self.hub.events
 
     def prepare(self, client_id: int, **changes: Any) -> Supervisor:
         values: dict[str, Any] = {
@@ -81,6 +100,15 @@ class World:
         supervisor = Supervisor(opening, self.endpoint, self.ids, self.ports)
         self.ids.take(client_id, spec.session_id)
         self.supervisors[client_id] = supervisor
+        return supervisor
+
+    def take_up(self, session: Session) -> Supervisor:
+        """As a broker does that finds the session in the record."""
+        step = machine.Step(session, ())
+        supervisor = Supervisor(step, self.endpoint, self.ids, self.ports, taken_up=True)
+        self.ids.take(session.client_id, session.spec.session_id)
+        self.supervisors[session.client_id] = supervisor
+        self.tasks.create_task(supervisor.run(), name=f"session {session.client_id}")
         return supervisor
 
     def open(self, client_id: int, **changes: Any) -> Supervisor:
@@ -114,9 +142,6 @@ class World:
             if event.session_id == session_id and isinstance(event.change, Transition)
         ]
 
-    def _publish(self, events: Sequence[SessionEvent]) -> None:
-        self.events += events
-
     def _tell(self, notice: SessionNotice) -> None:
         for supervisor in self.supervisors.values():
             supervisor.tell(notice)
@@ -131,7 +156,7 @@ async def world(seed: int | None = None, **changes: Any) -> AsyncIterator[World]
         for supervisor in made.supervisors.values():
             supervisor.request_end(CloseReason.CLOSE_REQUESTED, "test")
         for supervisor in made.supervisors.values():
-            await supervisor.ended
+            await supervisor.released
         made.endpoint.stop()
         writer.cancel()
     assert made.gateway.most <= 1, "one handshake at a time"
@@ -260,7 +285,7 @@ def test_a_link_that_lives_is_asked_once_in_an_interval_and_no_more() -> None:
             supervisor = await made.connected(1)
             await asyncio.sleep(HOUR)
             assert made.all_in(machine.CONNECTED)
-            assert supervisor.heartbeat_latency is not None
+            assert supervisor.vitals.heartbeat_latency is not None
             assert len(made.events) == 2
 
     run(main())

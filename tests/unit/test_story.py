@@ -44,10 +44,17 @@ def session(state: session_pb2.SessionState, since: float = 0, **more: Any) -> s
     )
 
 
-def event(now: float, after: session_pb2.Session, **change: Any) -> pb.WatchSessionsResponse:
+def event(
+    now: float, after: session_pb2.Session, *, persisted: bool = True, **change: Any
+) -> pb.WatchSessionsResponse:
     return pb.WatchSessionsResponse(
         event=session_event_pb2.SessionEvent(
-            session_id=SESSION, time=at(now), session=after, **change
+            session_id=SESSION,
+            time=at(now),
+            sequence=after.sequence,
+            persisted=persisted,
+            session=after,
+            **change,
         )
     )
 
@@ -198,3 +205,35 @@ def test_in_json_a_message_is_a_line_and_nothing_is_left_out() -> None:
     assert first["event"]["attempt"]["failure"]["hint"] == "look at it"
     assert second["event"]["attempt"]["failure"]["hint"] == "look at it"
     assert third == {"lost": "gone"}
+
+
+def updated(sequence: int, *, persisted: bool) -> pb.WatchSessionsResponse:
+    after = session(CONNECTED, sequence=sequence)
+    after.lease_ttl.FromSeconds(60 + sequence)
+    change = session_event_pb2.Update(fields=["lease_ttl"], actor="alice")
+    return event(sequence, after, persisted=persisted, updated=change)
+
+
+def test_what_is_told_before_it_is_on_record_is_said_to_be_so_and_not_told_again() -> None:
+    unkept = [updated(n, persisted=False) for n in (3, 4)]
+    kept = [updated(n, persisted=True) for n in (3, 4, 5)]
+    lines = told(*unkept, *kept)
+    assert [line for line in lines if line.startswith("--")] == [
+        "-- the database is away: what follows is lost if the broker dies before it is back --",
+        "-- all of that is on record now --",
+    ]
+    assert [line.partition("lease_ttl ")[2] for line in lines if "lease_ttl" in line] == [
+        "63 s by alice",
+        "64 s by alice",
+        "65 s by alice",
+    ]
+
+
+def test_a_history_names_each_day_once() -> None:
+    story = Story()
+    events = [lost().event, back(3600).event, back(24 * 3600).event]
+    lines = [str(line) for each in events for line in story.recall(each, Format.TABLE)]
+    days = [line for line in lines if line.startswith("-- ")]
+    assert len(days) == len(set(days)) == 2
+    [first, *_] = story.recall(events[0], Format.JSON)
+    assert json.loads(str(first))["session_id"] == SESSION

@@ -1,3 +1,4 @@
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -11,17 +12,23 @@ class GetBrokerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class BrokerLimits(_message.Message):
-    __slots__ = ("sessions", "watchers", "watch_lag")
+    __slots__ = ("sessions", "watchers", "watch_lag", "lease_ttl", "retention_age", "retention_events")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     WATCHERS_FIELD_NUMBER: _ClassVar[int]
     WATCH_LAG_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_AGE_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_EVENTS_FIELD_NUMBER: _ClassVar[int]
     sessions: int
     watchers: int
     watch_lag: int
-    def __init__(self, sessions: _Optional[int] = ..., watchers: _Optional[int] = ..., watch_lag: _Optional[int] = ...) -> None: ...
+    lease_ttl: _duration_pb2.Duration
+    retention_age: _duration_pb2.Duration
+    retention_events: int
+    def __init__(self, sessions: _Optional[int] = ..., watchers: _Optional[int] = ..., watch_lag: _Optional[int] = ..., lease_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retention_age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retention_events: _Optional[int] = ...) -> None: ...
 
 class GetBrokerInfoResponse(_message.Message):
-    __slots__ = ("version", "instance", "store_id", "start_time", "capabilities", "limits", "epoch")
+    __slots__ = ("version", "instance", "store_id", "start_time", "capabilities", "limits", "epoch", "revision", "oldest_revision")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +36,8 @@ class GetBrokerInfoResponse(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_REVISION_FIELD_NUMBER: _ClassVar[int]
     version: str
     instance: str
     store_id: str
@@ -36,4 +45,6 @@ class GetBrokerInfoResponse(_message.Message):
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     limits: BrokerLimits
     epoch: int
-    def __init__(self, version: _Optional[str] = ..., instance: _Optional[str] = ..., store_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[BrokerLimits, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
+    revision: int
+    oldest_revision: int
+    def __init__(self, version: _Optional[str] = ..., instance: _Optional[str] = ..., store_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[BrokerLimits, _Mapping]] = ..., epoch: _Optional[int] = ..., revision: _Optional[int] = ..., oldest_revision: _Optional[int] = ...) -> None: ...

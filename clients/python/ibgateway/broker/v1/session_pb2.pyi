@@ -54,7 +54,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., subject: _Optional[str] = ..., status: _Optional[_Union[ConditionStatus, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., tws_code: _Optional[int] = ..., transition_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "gateway_id", "client_id", "client_id_changed", "readonly", "state", "conditions", "generation", "sequence", "revision", "owner", "labels", "accounts", "server_version", "attempt", "next_attempt_time", "last_failure", "close_reason", "error_count", "heartbeat_latency", "create_time", "connect_time", "state_time", "disconnect_time")
+    __slots__ = ("session_id", "gateway_id", "client_id", "client_id_changed", "readonly", "state", "conditions", "generation", "sequence", "revision", "owner", "labels", "accounts", "server_version", "attempt", "next_attempt_time", "last_failure", "close_reason", "error_count", "heartbeat_latency", "create_time", "connect_time", "state_time", "disconnect_time", "lease_expire_time", "lease_ttl")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,8 @@ class Session(_message.Message):
     CONNECT_TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_TIME_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_TIME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     gateway_id: str
     client_id: int
@@ -110,4 +112,6 @@ class Session(_message.Message):
     connect_time: _timestamp_pb2.Timestamp
     state_time: _timestamp_pb2.Timestamp
     disconnect_time: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_changed: bool = ..., readonly: bool = ..., state: _Optional[_Union[SessionState, str]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., generation: _Optional[int] = ..., sequence: _Optional[int] = ..., revision: _Optional[int] = ..., owner: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., accounts: _Optional[_Iterable[str]] = ..., server_version: _Optional[int] = ..., attempt: _Optional[int] = ..., next_attempt_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_failure: _Optional[_Union[_error_pb2.ConnectionFailure, _Mapping]] = ..., close_reason: _Optional[str] = ..., error_count: _Optional[int] = ..., heartbeat_latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., connect_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., state_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., disconnect_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    lease_expire_time: _timestamp_pb2.Timestamp
+    lease_ttl: _duration_pb2.Duration
+    def __init__(self, session_id: _Optional[str] = ..., gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_changed: bool = ..., readonly: bool = ..., state: _Optional[_Union[SessionState, str]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., generation: _Optional[int] = ..., sequence: _Optional[int] = ..., revision: _Optional[int] = ..., owner: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., accounts: _Optional[_Iterable[str]] = ..., server_version: _Optional[int] = ..., attempt: _Optional[int] = ..., next_attempt_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_failure: _Optional[_Union[_error_pb2.ConnectionFailure, _Mapping]] = ..., close_reason: _Optional[str] = ..., error_count: _Optional[int] = ..., heartbeat_latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., connect_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., state_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., disconnect_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., lease_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., lease_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...

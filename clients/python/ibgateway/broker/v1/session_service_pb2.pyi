@@ -21,7 +21,7 @@ CLIENT_ID_POLICY_INCREMENT: ClientIdPolicy
 CLIENT_ID_POLICY_EXACT: ClientIdPolicy
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("gateway_id", "client_id", "client_id_policy", "readonly", "timeout", "max_attempts", "reconnect_max_attempts", "labels", "return_immediately", "validate_only")
+    __slots__ = ("gateway_id", "client_id", "client_id_policy", "readonly", "timeout", "max_attempts", "reconnect_max_attempts", "request_id", "lease_ttl", "labels", "return_immediately", "validate_only")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,8 @@ class OpenSessionRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     RECONNECT_MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RETURN_IMMEDIATELY_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -46,10 +48,12 @@ class OpenSessionRequest(_message.Message):
     timeout: _duration_pb2.Duration
     max_attempts: int
     reconnect_max_attempts: int
+    request_id: str
+    lease_ttl: _duration_pb2.Duration
     labels: _containers.ScalarMap[str, str]
     return_immediately: bool
     validate_only: bool
-    def __init__(self, gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_policy: _Optional[_Union[ClientIdPolicy, str]] = ..., readonly: bool = ..., timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., reconnect_max_attempts: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., return_immediately: bool = ..., validate_only: bool = ...) -> None: ...
+    def __init__(self, gateway_id: _Optional[str] = ..., client_id: _Optional[int] = ..., client_id_policy: _Optional[_Union[ClientIdPolicy, str]] = ..., readonly: bool = ..., timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., reconnect_max_attempts: _Optional[int] = ..., request_id: _Optional[str] = ..., lease_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., return_immediately: bool = ..., validate_only: bool = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session", "created")
@@ -140,6 +144,38 @@ class VerifySessionResponse(_message.Message):
     failure: _error_pb2.ConnectionFailure
     def __init__(self, healthy: bool = ..., latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., server_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[_Union[_error_pb2.ConnectionFailure, _Mapping]] = ...) -> None: ...
 
+class RenewSessionRequest(_message.Message):
+    __slots__ = ("session_id", "lease_ttl")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    lease_ttl: _duration_pb2.Duration
+    def __init__(self, session_id: _Optional[str] = ..., lease_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RenewSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: _session_pb2.Session
+    def __init__(self, session: _Optional[_Union[_session_pb2.Session, _Mapping]] = ...) -> None: ...
+
+class ListSessionEventsRequest(_message.Message):
+    __slots__ = ("session_id", "page_size", "page_token")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, session_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSessionEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[_session_event_pb2.SessionEvent]
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[_session_event_pb2.SessionEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
 class AcknowledgeDataRequest(_message.Message):
     __slots__ = ("session_id", "generation")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -184,8 +220,10 @@ class SnapshotComplete(_message.Message):
     def __init__(self) -> None: ...
 
 class Bookmark(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("oldest_revision",)
+    OLDEST_REVISION_FIELD_NUMBER: _ClassVar[int]
+    oldest_revision: int
+    def __init__(self, oldest_revision: _Optional[int] = ...) -> None: ...
 
 class Reset(_message.Message):
     __slots__ = ("oldest_revision", "reason")

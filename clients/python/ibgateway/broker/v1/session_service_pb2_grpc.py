@@ -45,6 +45,16 @@ class SessionServiceStub(object):
                 request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.SerializeToString,
                 response_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.FromString,
                 )
+        self.RenewSession = channel.unary_unary(
+                '/ibgateway.broker.v1.SessionService/RenewSession',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionResponse.FromString,
+                )
+        self.ListSessionEvents = channel.unary_unary(
+                '/ibgateway.broker.v1.SessionService/ListSessionEvents',
+                request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsRequest.SerializeToString,
+                response_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsResponse.FromString,
+                )
         self.AcknowledgeData = channel.unary_unary(
                 '/ibgateway.broker.v1.SessionService/AcknowledgeData',
                 request_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.AcknowledgeDataRequest.SerializeToString,
@@ -77,10 +87,16 @@ class SessionServiceServicer(object):
         is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
         GATEWAY_DRAINING).
 
+        With a request_id the rpc may be repeated until it is answered: callers that send the same one,
+        under the same owner, share one open, also over a restart of the broker. The answer is that of the
+        open while its session is not final, and once it has been CONNECTED; an open that ended without
+        that leaves the request_id free. ALREADY_EXISTS (REQUEST_ID_REUSED): it belongs to an open with
+        other parameters; timeout, return_immediately and validate_only are not compared.
+
         Cancellation: if the caller goes away before the answer, or its deadline
-        passes, the session ends with close_reason CALLER_GONE. An answer that is already
-        on its way cannot be called back: a caller that gave up in just that instant finds
-        its session by ListSessions, and closes it.
+        passes, the session ends with close_reason CALLER_GONE; with a request_id, when the last caller
+        that waits for it has gone. An answer that is already on its way cannot be called back: a caller
+        that gave up in just that instant repeats the request_id, or finds its session by ListSessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,9 +104,11 @@ class SessionServiceServicer(object):
 
     def CloseSession(self, request, context):
         """CloseSession ends a session and returns when its link has ended. Closing a
-        session that is already final returns it unchanged.
+        session that is already final returns it unchanged. It works while the database is away.
 
-        Errors: NOT_FOUND (SESSION_NOT_FOUND). Cancellation: the session closes all the same.
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (BROKER_DRAINING: the broker stops, and the
+        next one takes the session up; STORE_UNAVAILABLE if a session that has ended must be looked up).
+        Cancellation: the session closes all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +143,29 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewSession(self, request, context):
+        """RenewSession lets a lease begin anew. A lease begins when OpenSession answers, and when a broker
+        that was restarted has taken its sessions up; when it runs out the session ends (LEASE_EXPIRED).
+        It works while the database is away.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); ABORTED (SESSION_CLOSED) once the session has ended or
+        is closing; INVALID_ARGUMENT if it has no lease and none is asked for; UNAVAILABLE
+        (BROKER_DRAINING: no lease runs out meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessionEvents(self, request, context):
+        """ListSessionEvents returns the recorded events of a session, oldest first. Those that are older
+        than the broker's retention are gone: the sequence of the first says how many.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (STORE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcknowledgeData(self, request, context):
         """AcknowledgeData says that the owner has subscribed anew to whatever was interrupted, so that
         DATA_CONTINUOUS is TRUE again. It is idempotent.
@@ -137,16 +178,31 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchSessions(self, request, context):
-        """WatchSessions streams the matching sessions as snapshots, then
-        snapshot_complete, then each event as it is persisted, ordered by revision,
-        without gap or duplicate. All filter fields must match; an event is sent if
-        the session matched before or after it.
+        """WatchSessions streams the matching sessions as snapshots, all as of one revision, then
+        snapshot_complete, then each event as it is persisted. All filter fields must match; an
+        event is sent if the session matched before or after it.
 
-        A resume_token continues a broken stream. This broker answers every token
-        with reset and a fresh snapshot; it will learn to continue from one.
+        Order: by revision, without gap or duplicate; the events of one session also have
+        consecutive sequences.
 
-        Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher that lags too far
-        behind. Before the broker stops, draining is sent and the stream ends with OK.
+        Resuming: every message has a resume_token. A stream that begins with one gets no
+        snapshot, but all events after it, also over a restart of the broker. A token that
+        cannot be continued (too old, of another database, or ahead of the log) gets reset
+        and a fresh snapshot on the same stream. So does a watcher that lags behind until events
+        that it has not read are deleted. A token of a message that precedes snapshot_complete
+        begins anew, too.
+
+        An idle stream gets a bookmark, every 10 s by default, and one just before the broker ends it.
+
+        While the database is away, events are sent that are not persisted yet: with persisted =
+        false, revision 0 and the token of the last persisted event. Each is sent again once it is
+        persisted, and supersedes the one with the same session_id and sequence. They are
+        lost only if the broker dies before the database is back.
+
+        Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher whose lag grows too far; its
+        token stays good. UNAVAILABLE (STORE_UNAVAILABLE) if what it asks for is no longer in memory
+        and the database is away. Before the broker stops, draining is sent; what happens until then
+        follows, and the stream ends with OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +235,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.VerifySession,
                     request_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.FromString,
                     response_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.SerializeToString,
+            ),
+            'RenewSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewSession,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionResponse.SerializeToString,
+            ),
+            'ListSessionEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessionEvents,
+                    request_deserializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsRequest.FromString,
+                    response_serializer=ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsResponse.SerializeToString,
             ),
             'AcknowledgeData': grpc.unary_unary_rpc_method_handler(
                     servicer.AcknowledgeData,
@@ -288,6 +354,40 @@ class SessionService(object):
         return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.SessionService/VerifySession',
             ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionRequest.SerializeToString,
             ibgateway_dot_broker_dot_v1_dot_session__service__pb2.VerifySessionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RenewSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.SessionService/RenewSession',
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.RenewSessionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListSessionEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/ibgateway.broker.v1.SessionService/ListSessionEvents',
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsRequest.SerializeToString,
+            ibgateway_dot_broker_dot_v1_dot_session__service__pb2.ListSessionEventsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

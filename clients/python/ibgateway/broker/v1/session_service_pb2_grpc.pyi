@@ -41,10 +41,16 @@ class SessionServiceStub:
     is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
     GATEWAY_DRAINING).
 
+    With a request_id the rpc may be repeated until it is answered: callers that send the same one,
+    under the same owner, share one open, also over a restart of the broker. The answer is that of the
+    open while its session is not final, and once it has been CONNECTED; an open that ended without
+    that leaves the request_id free. ALREADY_EXISTS (REQUEST_ID_REUSED): it belongs to an open with
+    other parameters; timeout, return_immediately and validate_only are not compared.
+
     Cancellation: if the caller goes away before the answer, or its deadline
-    passes, the session ends with close_reason CALLER_GONE. An answer that is already
-    on its way cannot be called back: a caller that gave up in just that instant finds
-    its session by ListSessions, and closes it.
+    passes, the session ends with close_reason CALLER_GONE; with a request_id, when the last caller
+    that waits for it has gone. An answer that is already on its way cannot be called back: a caller
+    that gave up in just that instant repeats the request_id, or finds its session by ListSessions.
     """
 
     CloseSession: grpc.UnaryUnaryMultiCallable[
@@ -52,9 +58,11 @@ class SessionServiceStub:
         ibgateway.broker.v1.session_service_pb2.CloseSessionResponse,
     ]
     """CloseSession ends a session and returns when its link has ended. Closing a
-    session that is already final returns it unchanged.
+    session that is already final returns it unchanged. It works while the database is away.
 
-    Errors: NOT_FOUND (SESSION_NOT_FOUND). Cancellation: the session closes all the same.
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (BROKER_DRAINING: the broker stops, and the
+    next one takes the session up; STORE_UNAVAILABLE if a session that has ended must be looked up).
+    Cancellation: the session closes all the same.
     """
 
     GetSession: grpc.UnaryUnaryMultiCallable[
@@ -86,6 +94,29 @@ class SessionServiceStub:
     Errors: NOT_FOUND (SESSION_NOT_FOUND).
     """
 
+    RenewSession: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.RenewSessionRequest,
+        ibgateway.broker.v1.session_service_pb2.RenewSessionResponse,
+    ]
+    """RenewSession lets a lease begin anew. A lease begins when OpenSession answers, and when a broker
+    that was restarted has taken its sessions up; when it runs out the session ends (LEASE_EXPIRED).
+    It works while the database is away.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); ABORTED (SESSION_CLOSED) once the session has ended or
+    is closing; INVALID_ARGUMENT if it has no lease and none is asked for; UNAVAILABLE
+    (BROKER_DRAINING: no lease runs out meanwhile).
+    """
+
+    ListSessionEvents: grpc.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.ListSessionEventsRequest,
+        ibgateway.broker.v1.session_service_pb2.ListSessionEventsResponse,
+    ]
+    """ListSessionEvents returns the recorded events of a session, oldest first. Those that are older
+    than the broker's retention are gone: the sequence of the first says how many.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (STORE_UNAVAILABLE).
+    """
+
     AcknowledgeData: grpc.UnaryUnaryMultiCallable[
         ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
         ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse,
@@ -101,16 +132,31 @@ class SessionServiceStub:
         ibgateway.broker.v1.session_service_pb2.WatchSessionsRequest,
         ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse,
     ]
-    """WatchSessions streams the matching sessions as snapshots, then
-    snapshot_complete, then each event as it is persisted, ordered by revision,
-    without gap or duplicate. All filter fields must match; an event is sent if
-    the session matched before or after it.
+    """WatchSessions streams the matching sessions as snapshots, all as of one revision, then
+    snapshot_complete, then each event as it is persisted. All filter fields must match; an
+    event is sent if the session matched before or after it.
 
-    A resume_token continues a broken stream. This broker answers every token
-    with reset and a fresh snapshot; it will learn to continue from one.
+    Order: by revision, without gap or duplicate; the events of one session also have
+    consecutive sequences.
 
-    Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher that lags too far
-    behind. Before the broker stops, draining is sent and the stream ends with OK.
+    Resuming: every message has a resume_token. A stream that begins with one gets no
+    snapshot, but all events after it, also over a restart of the broker. A token that
+    cannot be continued (too old, of another database, or ahead of the log) gets reset
+    and a fresh snapshot on the same stream. So does a watcher that lags behind until events
+    that it has not read are deleted. A token of a message that precedes snapshot_complete
+    begins anew, too.
+
+    An idle stream gets a bookmark, every 10 s by default, and one just before the broker ends it.
+
+    While the database is away, events are sent that are not persisted yet: with persisted =
+    false, revision 0 and the token of the last persisted event. Each is sent again once it is
+    persisted, and supersedes the one with the same session_id and sequence. They are
+    lost only if the broker dies before the database is back.
+
+    Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher whose lag grows too far; its
+    token stays good. UNAVAILABLE (STORE_UNAVAILABLE) if what it asks for is no longer in memory
+    and the database is away. Before the broker stops, draining is sent; what happens until then
+    follows, and the stream ends with OK.
     """
 
 class SessionServiceAsyncStub:
@@ -136,10 +182,16 @@ class SessionServiceAsyncStub:
     is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
     GATEWAY_DRAINING).
 
+    With a request_id the rpc may be repeated until it is answered: callers that send the same one,
+    under the same owner, share one open, also over a restart of the broker. The answer is that of the
+    open while its session is not final, and once it has been CONNECTED; an open that ended without
+    that leaves the request_id free. ALREADY_EXISTS (REQUEST_ID_REUSED): it belongs to an open with
+    other parameters; timeout, return_immediately and validate_only are not compared.
+
     Cancellation: if the caller goes away before the answer, or its deadline
-    passes, the session ends with close_reason CALLER_GONE. An answer that is already
-    on its way cannot be called back: a caller that gave up in just that instant finds
-    its session by ListSessions, and closes it.
+    passes, the session ends with close_reason CALLER_GONE; with a request_id, when the last caller
+    that waits for it has gone. An answer that is already on its way cannot be called back: a caller
+    that gave up in just that instant repeats the request_id, or finds its session by ListSessions.
     """
 
     CloseSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -147,9 +199,11 @@ class SessionServiceAsyncStub:
         ibgateway.broker.v1.session_service_pb2.CloseSessionResponse,
     ]
     """CloseSession ends a session and returns when its link has ended. Closing a
-    session that is already final returns it unchanged.
+    session that is already final returns it unchanged. It works while the database is away.
 
-    Errors: NOT_FOUND (SESSION_NOT_FOUND). Cancellation: the session closes all the same.
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (BROKER_DRAINING: the broker stops, and the
+    next one takes the session up; STORE_UNAVAILABLE if a session that has ended must be looked up).
+    Cancellation: the session closes all the same.
     """
 
     GetSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -181,6 +235,29 @@ class SessionServiceAsyncStub:
     Errors: NOT_FOUND (SESSION_NOT_FOUND).
     """
 
+    RenewSession: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.RenewSessionRequest,
+        ibgateway.broker.v1.session_service_pb2.RenewSessionResponse,
+    ]
+    """RenewSession lets a lease begin anew. A lease begins when OpenSession answers, and when a broker
+    that was restarted has taken its sessions up; when it runs out the session ends (LEASE_EXPIRED).
+    It works while the database is away.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); ABORTED (SESSION_CLOSED) once the session has ended or
+    is closing; INVALID_ARGUMENT if it has no lease and none is asked for; UNAVAILABLE
+    (BROKER_DRAINING: no lease runs out meanwhile).
+    """
+
+    ListSessionEvents: grpc.aio.UnaryUnaryMultiCallable[
+        ibgateway.broker.v1.session_service_pb2.ListSessionEventsRequest,
+        ibgateway.broker.v1.session_service_pb2.ListSessionEventsResponse,
+    ]
+    """ListSessionEvents returns the recorded events of a session, oldest first. Those that are older
+    than the broker's retention are gone: the sequence of the first says how many.
+
+    Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (STORE_UNAVAILABLE).
+    """
+
     AcknowledgeData: grpc.aio.UnaryUnaryMultiCallable[
         ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
         ibgateway.broker.v1.session_service_pb2.AcknowledgeDataResponse,
@@ -196,16 +273,31 @@ class SessionServiceAsyncStub:
         ibgateway.broker.v1.session_service_pb2.WatchSessionsRequest,
         ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse,
     ]
-    """WatchSessions streams the matching sessions as snapshots, then
-    snapshot_complete, then each event as it is persisted, ordered by revision,
-    without gap or duplicate. All filter fields must match; an event is sent if
-    the session matched before or after it.
+    """WatchSessions streams the matching sessions as snapshots, all as of one revision, then
+    snapshot_complete, then each event as it is persisted. All filter fields must match; an
+    event is sent if the session matched before or after it.
 
-    A resume_token continues a broken stream. This broker answers every token
-    with reset and a fresh snapshot; it will learn to continue from one.
+    Order: by revision, without gap or duplicate; the events of one session also have
+    consecutive sequences.
 
-    Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher that lags too far
-    behind. Before the broker stops, draining is sent and the stream ends with OK.
+    Resuming: every message has a resume_token. A stream that begins with one gets no
+    snapshot, but all events after it, also over a restart of the broker. A token that
+    cannot be continued (too old, of another database, or ahead of the log) gets reset
+    and a fresh snapshot on the same stream. So does a watcher that lags behind until events
+    that it has not read are deleted. A token of a message that precedes snapshot_complete
+    begins anew, too.
+
+    An idle stream gets a bookmark, every 10 s by default, and one just before the broker ends it.
+
+    While the database is away, events are sent that are not persisted yet: with persisted =
+    false, revision 0 and the token of the last persisted event. Each is sent again once it is
+    persisted, and supersedes the one with the same session_id and sequence. They are
+    lost only if the broker dies before the database is back.
+
+    Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher whose lag grows too far; its
+    token stays good. UNAVAILABLE (STORE_UNAVAILABLE) if what it asks for is no longer in memory
+    and the database is away. Before the broker stops, draining is sent; what happens until then
+    follows, and the stream ends with OK.
     """
 
 class SessionServiceServicer(metaclass=abc.ABCMeta):
@@ -233,10 +325,16 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         is closed meanwhile; UNAVAILABLE (BROKER_DRAINING, STORE_UNAVAILABLE, CIRCUIT_OPEN,
         GATEWAY_DRAINING).
 
+        With a request_id the rpc may be repeated until it is answered: callers that send the same one,
+        under the same owner, share one open, also over a restart of the broker. The answer is that of the
+        open while its session is not final, and once it has been CONNECTED; an open that ended without
+        that leaves the request_id free. ALREADY_EXISTS (REQUEST_ID_REUSED): it belongs to an open with
+        other parameters; timeout, return_immediately and validate_only are not compared.
+
         Cancellation: if the caller goes away before the answer, or its deadline
-        passes, the session ends with close_reason CALLER_GONE. An answer that is already
-        on its way cannot be called back: a caller that gave up in just that instant finds
-        its session by ListSessions, and closes it.
+        passes, the session ends with close_reason CALLER_GONE; with a request_id, when the last caller
+        that waits for it has gone. An answer that is already on its way cannot be called back: a caller
+        that gave up in just that instant repeats the request_id, or finds its session by ListSessions.
         """
 
     @abc.abstractmethod
@@ -246,9 +344,11 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ibgateway.broker.v1.session_service_pb2.CloseSessionResponse, collections.abc.Awaitable[ibgateway.broker.v1.session_service_pb2.CloseSessionResponse]]:
         """CloseSession ends a session and returns when its link has ended. Closing a
-        session that is already final returns it unchanged.
+        session that is already final returns it unchanged. It works while the database is away.
 
-        Errors: NOT_FOUND (SESSION_NOT_FOUND). Cancellation: the session closes all the same.
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (BROKER_DRAINING: the broker stops, and the
+        next one takes the session up; STORE_UNAVAILABLE if a session that has ended must be looked up).
+        Cancellation: the session closes all the same.
         """
 
     @abc.abstractmethod
@@ -287,6 +387,33 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def RenewSession(
+        self,
+        request: ibgateway.broker.v1.session_service_pb2.RenewSessionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.session_service_pb2.RenewSessionResponse, collections.abc.Awaitable[ibgateway.broker.v1.session_service_pb2.RenewSessionResponse]]:
+        """RenewSession lets a lease begin anew. A lease begins when OpenSession answers, and when a broker
+        that was restarted has taken its sessions up; when it runs out the session ends (LEASE_EXPIRED).
+        It works while the database is away.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); ABORTED (SESSION_CLOSED) once the session has ended or
+        is closing; INVALID_ARGUMENT if it has no lease and none is asked for; UNAVAILABLE
+        (BROKER_DRAINING: no lease runs out meanwhile).
+        """
+
+    @abc.abstractmethod
+    def ListSessionEvents(
+        self,
+        request: ibgateway.broker.v1.session_service_pb2.ListSessionEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ibgateway.broker.v1.session_service_pb2.ListSessionEventsResponse, collections.abc.Awaitable[ibgateway.broker.v1.session_service_pb2.ListSessionEventsResponse]]:
+        """ListSessionEvents returns the recorded events of a session, oldest first. Those that are older
+        than the broker's retention are gone: the sequence of the first says how many.
+
+        Errors: NOT_FOUND (SESSION_NOT_FOUND); UNAVAILABLE (STORE_UNAVAILABLE).
+        """
+
+    @abc.abstractmethod
     def AcknowledgeData(
         self,
         request: ibgateway.broker.v1.session_service_pb2.AcknowledgeDataRequest,
@@ -305,16 +432,31 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: ibgateway.broker.v1.session_service_pb2.WatchSessionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse], collections.abc.AsyncIterator[ibgateway.broker.v1.session_service_pb2.WatchSessionsResponse]]:
-        """WatchSessions streams the matching sessions as snapshots, then
-        snapshot_complete, then each event as it is persisted, ordered by revision,
-        without gap or duplicate. All filter fields must match; an event is sent if
-        the session matched before or after it.
+        """WatchSessions streams the matching sessions as snapshots, all as of one revision, then
+        snapshot_complete, then each event as it is persisted. All filter fields must match; an
+        event is sent if the session matched before or after it.
 
-        A resume_token continues a broken stream. This broker answers every token
-        with reset and a fresh snapshot; it will learn to continue from one.
+        Order: by revision, without gap or duplicate; the events of one session also have
+        consecutive sequences.
 
-        Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher that lags too far
-        behind. Before the broker stops, draining is sent and the stream ends with OK.
+        Resuming: every message has a resume_token. A stream that begins with one gets no
+        snapshot, but all events after it, also over a restart of the broker. A token that
+        cannot be continued (too old, of another database, or ahead of the log) gets reset
+        and a fresh snapshot on the same stream. So does a watcher that lags behind until events
+        that it has not read are deleted. A token of a message that precedes snapshot_complete
+        begins anew, too.
+
+        An idle stream gets a bookmark, every 10 s by default, and one just before the broker ends it.
+
+        While the database is away, events are sent that are not persisted yet: with persisted =
+        false, revision 0 and the token of the last persisted event. Each is sent again once it is
+        persisted, and supersedes the one with the same session_id and sequence. They are
+        lost only if the broker dies before the database is back.
+
+        Errors: RESOURCE_EXHAUSTED (SLOW_CONSUMER) for a watcher whose lag grows too far; its
+        token stays good. UNAVAILABLE (STORE_UNAVAILABLE) if what it asks for is no longer in memory
+        and the database is away. Before the broker stops, draining is sent; what happens until then
+        follows, and the stream ends with OK.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
