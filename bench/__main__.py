@@ -9,85 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import grpc.aio
-import psutil
 from ib_async import IB, StartupFetchNONE
-from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
+from ibgateway.broker.v1 import session_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from bench import outages
 from bench.server import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
+from bench.target import Figure, Server, channel, server
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 WATCHERS: Final = 1000
 ROUNDS: Final = 5
 SESSIONS: Final = 10
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table; ``ok`` is whether it is within its budget, if it has one."""
-
-    name: str
-    value: float
-    unit: str
-    budget: str
-    ok: bool | None
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server in a process of its own."""
-
-    address: str
-    process: psutil.Process
-    stub: Any
-    started_in: float
-
-    @property
-    def memory(self) -> float:
-        """Resident MiB."""
-        return float(self.process.memory_info().rss) / 2**20
-
-
-@asynccontextmanager
-async def server(*arguments: str) -> AsyncIterator[Server]:
-    """Start ``bench.server``, and end it."""
-    begin = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.server", *arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with asyncio.timeout(60):
-        address = (await process.stdout.readline()).decode().strip()
-    started_in = time.perf_counter() - begin
-    try:
-        async with channel(address) as stub:
-            yield Server(address, psutil.Process(process.pid), stub, started_in)
-    finally:
-        process.stdin.close()
-        async with asyncio.timeout(30):
-            await process.wait()
-
-
-@asynccontextmanager
-async def channel(address: str) -> AsyncIterator[Any]:
-    """A connection of its own, and its stub."""
-    options = (("grpc.use_local_subchannel_pool", 1),)
-    async with grpc.aio.insecure_channel(address, options=options) as opened:
-        yield session_service_pb2_grpc.SessionServiceStub(opened)
 
 
 async def rate(call: Callable[[], Awaitable[object]], seconds: float = 1.5) -> float:
@@ -317,8 +258,7 @@ async def recovery(broker: Server, gateway: SimulatedGateway) -> list[Figure]:
 
 async def measure() -> list[Figure]:
     """All of it, in order."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o711)
+    with outages.directory() as directory:
         async with (
             SimulatedGateway(SimulatorSettings(port=0)) as gateway,
             server("bare") as bare,
@@ -338,9 +278,13 @@ async def measure() -> list[Figure]:
             figures += await notice_of_loss(broker, gateway)
             figures += await fan_out(broker, bare)
             figures += await recovery(broker, gateway)
-            memory = broker.memory
-            figures.append(Figure("memory after all of it", memory, "MiB", "", None))
-            return figures
+            figures.append(Figure("memory after all of it", broker.memory, "MiB"))
+            figures += await outages.deaf(broker)
+    async with SimulatedGateway(SimulatorSettings(port=0)) as gateway:
+        figures += await outages.killed(gateway)
+    async with SimulatedGateway(SimulatorSettings(port=0)) as gateway:
+        figures += await outages.database_stopped(gateway)
+    return figures
 
 
 def main() -> None:

@@ -77,8 +77,10 @@ async def serve_bare() -> None:
     await server.stop(0)
 
 
-async def serve_broker(gateway_port: int, data_dir: Path) -> None:
-    """The broker as it is, with its own PostgreSQL."""
+async def serve_broker(
+    gateway_port: int, data_dir: Path, database_url: str | None, listen: str
+) -> None:
+    """The broker as it is, with its own PostgreSQL unless another is named."""
     logs.configure("CRITICAL", "json")
     settings = Settings(
         gateways={
@@ -90,8 +92,9 @@ async def serve_broker(gateway_port: int, data_dir: Path) -> None:
             )
         },
         session_limit=32,
-        grpc_listen="127.0.0.1:0",
+        grpc_listen=listen,
         data_dir=data_dir,
+        database_url=database_url,
     )
     async with broker(settings) as running:
         await _told_to_end(running.grpc_address)
@@ -109,11 +112,15 @@ def main() -> None:
     parser.add_argument("kind", choices=("bare", "broker"))
     parser.add_argument("--gateway-port", type=int, default=0)
     parser.add_argument("--data-dir", type=Path, default=Path())
+    parser.add_argument("--database-url")
+    parser.add_argument("--listen", default="127.0.0.1:0")
     arguments = parser.parse_args()
     work = (
         serve_bare()
         if arguments.kind == "bare"
-        else serve_broker(arguments.gateway_port, arguments.data_dir)
+        else serve_broker(
+            arguments.gateway_port, arguments.data_dir, arguments.database_url, arguments.listen
+        )
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)

@@ -85,7 +85,10 @@ class Admission:
         self, supervisor: Supervisor, request: OpenRequest, *, created: bool
     ) -> Opened:
         session = await supervisor.opening.answer(at_once=request.return_immediately)
-        if not created:
+        if not created and supervisor.was_asked_to_end:
+            # Its end may not be visible yet: it must not be taken for a session that works.
+            session = await self._manager.wait_ended(supervisor)
+        elif not created:
             session = await self._manager.catalogue.get(session.spec.session_id)
         if session.state.is_final and not session.generation:
             raise _failure(session)

@@ -191,7 +191,7 @@ class SessionManager:
             },
         )
         supervisor.request_end(CloseReason.CLOSE_REQUESTED, actor, correlation_id)
-        return await self._wait_ended(supervisor)
+        return await self.wait_ended(supervisor)
 
     async def renew(self, session_id: UUID, lease_ttl: float | None, *, actor: str) -> Session:
         """Let a session's lease begin anew.
@@ -242,7 +242,7 @@ class SessionManager:
         for supervisor in supervisors:
             supervisor.request_end(reason, actor)
         for supervisor in supervisors:
-            await self._wait_ended(supervisor)
+            await self.wait_ended(supervisor)
 
     # -- from one broker to the next ---------------------------------------------
 
@@ -338,8 +338,13 @@ class SessionManager:
             raise BrokerDrainingError
         return session
 
-    async def _wait_ended(self, supervisor: Supervisor) -> Session:
-        """Until the session is final in everybody's sight."""
+    async def wait_ended(self, supervisor: Supervisor) -> Session:
+        """Until a session that is about to end is final in everybody's sight.
+
+        Raises:
+            BrokerDrainingError: the broker stops, and leaves it to the next one.
+            StoreUnavailableError: that takes too long.
+        """
         return await self._wait(supervisor.ended, supervisor, "has not ended yet")
 
     async def wait_released(self, supervisor: Supervisor) -> None:

@@ -12,6 +12,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from broker.app import broker
+from broker.config import GatewayConfig, Settings
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import (
@@ -27,6 +29,7 @@ from tests.harness import (
     serving,
     sockets,
 )
+from tests.integration.scripted_peer import HANDSHAKE, Do, ScriptedPeer
 from tests.integration.test_database_away import away
 from tests.integration.test_restart import in_state
 
@@ -220,6 +223,33 @@ async def test_an_answer_that_was_given_is_not_taken_back_by_who_goes_away_later
     with pytest.raises(grpc.aio.AioRpcError):
         await open_(client, request_id, deadline=0.2, client_id=7)
     assert (await client.get(first.session.session_id)).close_reason == ""
+
+
+async def test_a_repeat_while_the_session_ends_is_told_that_it_has_ended(
+    database_url: str,
+) -> None:
+    async with ScriptedPeer(*HANDSHAKE, Do.DEAF) as deaf:
+        settings = Settings(
+            gateways={"default": GatewayConfig(port=deaf.port, sentinel=False)},
+            grpc_listen="127.0.0.1:0",
+            database_url=database_url,
+        )
+        async with broker(settings) as running, connected(running) as own:
+            request_id = new_id()
+            first = await open_(own, request_id, client_id=7)
+            session_id = first.session.session_id
+            closing = asyncio.ensure_future(own.close(session_id))
+
+            async def is_closing() -> bool:
+                return bool((await own.get(session_id)).close_reason)
+
+            await eventually(is_closing)
+            again = await open_(own, request_id, client_id=7)
+            assert (again.session.state, again.session.close_reason) == (
+                DISCONNECTED,
+                "CLOSE_REQUESTED",
+            )
+            await closing
 
 
 async def test_a_request_id_is_known_after_a_restart(
