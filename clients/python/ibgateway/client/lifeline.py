@@ -1,0 +1,347 @@
+"""Keeps a handle current, and the lease of its session alive, in two tasks of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Final
+
+from ibgateway.client.calls import SessionCalls
+from ibgateway.client.errors import (
+    BrokerClosedError,
+    BrokerError,
+    InvalidArgumentError,
+    SessionEndedError,
+    SessionNotFoundError,
+    WatchGapError,
+)
+from ibgateway.client.events import Interrupted, SessionEvent, Snapshot, SnapshotComplete
+from ibgateway.client.model import SessionInfo
+from ibgateway.client.retry import Backoff
+
+logger = logging.getLogger("ibgateway.client")
+
+_RENEWALS: Final = 3
+"""Renewals within the time of one lease."""
+_BACKOFF: Final = Backoff(initial=0.5, maximum=5.0)
+
+
+class Lifeline:
+    """What is known of a session, and who hears when it ends.
+
+    Two tasks, until `stop` or the session's end: one follows the session, one renews its lease at a
+    third of the time that was granted. Neither gives up while it is unknown whether the session
+    lives: a broker that restarts takes its sessions up, and their leases begin anew.
+
+    Args:
+        calls: to the broker.
+        info: the session as the broker has just answered.
+        keep_open: whether `leave` leaves it open.
+        chance: gives random numbers, 0 to 1.
+
+    Attributes:
+        keep_open: whether `leave` leaves it open.
+        on_end: called once, when somebody else has ended the session.
+        interruption: why nothing is known of the session now; None if it is followed.
+        renewal_error: why the last renewal failed; None if it did not.
+    """
+
+    def __init__(
+        self,
+        calls: SessionCalls,
+        info: SessionInfo,
+        *,
+        keep_open: bool,
+        chance: Callable[[], float],
+    ) -> None:
+        self._calls = calls
+        self._chance = chance
+        self._info = info
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self._lease_changed = asyncio.Event()
+        self._renewed_at = 0.0
+        self._is_gone = False
+        self._is_stopped = False
+        # Events that were not persisted are void when the broker dies.
+        self._may_fall_back = False
+        self._is_closing = False
+        self.keep_open = keep_open
+        self.on_end: Callable[[], None] | None = None
+        self.interruption: BrokerError | None = None
+        self.renewal_error: BrokerError | None = None
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session as it was last seen."""
+        return self._info
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the session has ended, or the broker has no record of it."""
+        return self._is_gone or self._info.is_final
+
+    @property
+    def is_over_by_others(self) -> bool:
+        """Whether somebody else has ended it."""
+        return self.is_over and not self._is_closing
+
+    def ended_error(self) -> SessionEndedError:
+        """Why nothing can be done with the session any more."""
+        info = self._info
+        hint = None
+        if info.is_final and info.last_failure is not None and not info.close_reason:
+            message = f"session {info.session_id} has FAILED: {info.last_failure.message}"
+            hint = info.last_failure.hint
+        elif info.is_final:
+            message = f"session {info.session_id} has ended: {info.close_reason or info.state}"
+        else:
+            message = f"session {info.session_id} has ended: the broker has no record of it"
+        if info.close_reason == "LEASE_EXPIRED":
+            hint = (
+                "its lease was not renewed in time: was this process, or its event loop, blocked?"
+            )
+        error = SessionEndedError(
+            message,
+            metadata={"session_id": info.session_id, "close_reason": info.close_reason},
+            hint=hint,
+        )
+        error.session = info
+        return error
+
+    def start(self) -> None:
+        """Begin, just after the broker's answer; needs a running loop."""
+        self._renewed_at = asyncio.get_running_loop().time()
+        self._spawn(self._renew(), "renew")
+        self._spawn(self._follow(), "follow")
+
+    async def stop(self) -> None:
+        """End both tasks; whoever waits is told. Stopping twice is no error.
+
+        Cancellation leaves no task behind.
+        """
+        self._is_stopped = True
+        for task in self._tasks:
+            task.cancel()
+        self._pulse()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(
+        self, *, reason: str, timeout: float | None, correlation_id: str | None = None
+    ) -> None:
+        """End the session; see `Session.close`."""
+        self._is_closing = True
+        self.learn(
+            await self._calls.close_session(
+                self._info.session_id,
+                reason=reason,
+                timeout=timeout,
+                correlation_id=correlation_id,
+            )
+        )
+        await self.stop()
+
+    async def leave(self, *, timeout: float) -> None:
+        """What the end of a block does: close the session unless it is to stay open.
+
+        Args:
+            timeout: seconds that this may take.
+
+        Raises:
+            BrokerError: it could not be closed.
+
+        Cancellation ends the wait; no task is left behind.
+        """
+        try:
+            if not self.is_over and not self._is_stopped and not self.keep_open:
+                await self.close(reason="its block has ended", timeout=timeout)
+                # Somebody else may have been first.
+                self._is_closing = self._info.close_reason == "CLOSE_REQUESTED"
+        except SessionNotFoundError:
+            self.lose()
+        finally:
+            await self.stop()
+
+    def learn(self, info: SessionInfo) -> None:
+        """Take what a call has answered or a watch has told, unless something newer is known."""
+        if info.sequence >= self._info.sequence:
+            self._set(info)
+
+    def renewed(self, info: SessionInfo) -> None:
+        """The lease begins anew, as the broker has just answered."""
+        self.learn(info)
+        self._info = replace(
+            self._info, lease_ttl=info.lease_ttl, lease_expire_time=info.lease_expire_time
+        )
+        self._renewed_at = asyncio.get_running_loop().time()
+        self._lease_changed.set()
+
+    def lose(self) -> None:
+        """The broker has no record of the session."""
+        if not self.is_over:
+            self._is_gone = True
+            self._tell_end()
+
+    async def wait(self, check: Callable[[], bool]) -> None:
+        """Wait until something is so.
+
+        Raises:
+            BrokerClosedError: the session is followed no longer.
+
+        Cancellation is safe.
+        """
+        while not check():
+            if self._is_stopped:
+                raise BrokerClosedError(
+                    f"session {self._info.session_id} is followed no longer: its block has ended, "
+                    "or its Broker was closed"
+                )
+            await self._changed.wait()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"ibgateway-{name}-{self._info.session_id}")
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+    def _set(self, info: SessionInfo) -> None:
+        was_over = self.is_over
+        if info.lease_expire_time is None and info.lease_ttl is not None and not info.is_final:
+            # Events do not say it: renewals are none.
+            info = replace(info, lease_expire_time=self._info.lease_expire_time)
+        if info.lease_ttl != self._info.lease_ttl:
+            self._lease_changed.set()
+        self._info = info
+        self._pulse()
+        if self.is_over and not was_over:
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        self._pulse()
+        self._lease_changed.set()
+        if self._is_closing:
+            return
+        logger.error("%s", self.ended_error())
+        if self.on_end is not None:
+            self.on_end()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _follow(self) -> None:
+        """Follow the session until it has ended."""
+        session_id, gaps = self._info.session_id, 0
+        while not self.is_over:
+            try:
+                async with self._calls.watch(session_ids=[session_id], include_final=True) as watch:
+                    async for item in watch:
+                        self.interruption = watch.interruption
+                        match item:
+                            case Snapshot() | SessionEvent():
+                                self._told(item.session)
+                            case SnapshotComplete() if session_id not in watch.sessions:
+                                self.lose()
+                            case Interrupted():
+                                self._may_fall_back = True
+                        self._pulse()
+                        if self.is_over:
+                            return
+            except WatchGapError as error:
+                logger.error("%s", error)
+                self.interruption = error
+                gaps += 1
+                await self._pause(gaps)
+            except BrokerClosedError:
+                return
+            except BrokerError as error:
+                logger.error("session %s is not followed any more: %s", session_id, error)
+                self.interruption = error
+                return
+
+    def _told(self, info: SessionInfo) -> None:
+        if info.sequence >= self._info.sequence or self._may_fall_back:
+            self._may_fall_back = False
+            self._set(info)
+
+    async def _renew(self) -> None:
+        """Renew the lease, whenever there is one, until the session has ended."""
+        failures = 0
+        while not self.is_over:
+            if not failures and not await self._is_due():
+                continue
+            try:
+                info = await self._calls.renew_session(
+                    self._info.session_id, timeout=_patience(self._info.lease_ttl)
+                )
+            except BrokerClosedError:
+                return
+            except InvalidArgumentError:
+                # Somebody has taken its lease away.
+                self._info = replace(self._info, lease_ttl=None, lease_expire_time=None)
+                failures = 0
+            except (SessionEndedError, SessionNotFoundError):
+                # It has ended, or is about to.
+                await self._look()
+                failures += 1
+                await self._pause(failures)
+            except BrokerError as error:
+                self._warn(error)
+                failures += 1
+                await self._pause(failures)
+            else:
+                if self.renewal_error is not None:
+                    logger.info("session %s: its lease is renewed again", self._info.session_id)
+                self.renewal_error, failures = None, 0
+                self.renewed(info)
+
+    async def _is_due(self) -> bool:
+        """Wait until the lease is to be renewed; False if something has changed before that."""
+        self._lease_changed.clear()
+        ttl = self._info.lease_ttl
+        due = None if ttl is None else self._renewed_at + ttl / _RENEWALS
+        try:
+            async with asyncio.timeout_at(due):
+                await self._lease_changed.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _look(self) -> None:
+        """See whether the session is over."""
+        try:
+            self.learn(await self._calls.get_session(self._info.session_id))
+        except SessionNotFoundError:
+            self.lose()
+        except BrokerError as error:
+            self._warn(error)
+
+    async def _pause(self, failures: int) -> None:
+        if self.is_over:
+            return
+        delay = _BACKOFF.delay(failures - 1, retry_after=None, chance=self._chance())
+        await asyncio.sleep(min(delay, (self._info.lease_ttl or delay) / _RENEWALS))
+
+    def _warn(self, error: BrokerError) -> None:
+        if self.renewal_error is None:
+            logger.warning(
+                "session %s: its lease, which runs out at %s, could not be renewed; trying "
+                "again: %s",
+                self._info.session_id,
+                self._info.lease_expire_time,
+                error,
+            )
+        self.renewal_error = error
+
+
+def _patience(ttl: float | None) -> float:
+    """Seconds for one renewal: a part of the lease, so that there is time for another."""
+    return 10.0 if ttl is None else min(10.0, max(0.5, ttl / _RENEWALS))
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A task that dies of a bug of ours is heard."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())
