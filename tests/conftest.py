@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,10 @@ from broker.config import let_processes_fork
 
 # Before gRPC is imported, as the command line does: a child that its fork handlers disturb fails.
 let_processes_fork()
+
+# What a shell starts in the background ignores SIGINT, and so would our children: for them to be
+# stopped by Ctrl-C, we must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings  # noqa: E402
 from tests.harness import Client, serving  # noqa: E402
