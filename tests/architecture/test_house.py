@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def rows() -> dict[str, str]:
     return {match["id"]: match["proof"] for match in ROW.finditer(PAGE.read_text())}
 
 
+@functools.cache
 def marked() -> dict[tuple[str, str], set[str]]:
     """Each test that is marked with requirements, and with which."""
     found: dict[tuple[str, str], set[str]] = {}
