@@ -1,18 +1,25 @@
-"""`gateway-broker` in processes of its own, as a user runs it."""
+"""`gateway-broker`, as a user runs it."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
+
+from broker.cli import root
 
 ROOT = Path(__file__).resolve().parents[1]
 _OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL")
+_STREAMS = threading.Lock()
+"""Held by the one command that has the streams of this process."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,33 @@ async def run(*arguments: str, **settings: str) -> Said:
     """Run a command to its end."""
     async with running(*arguments, **settings) as process:
         return await ended(process)
+
+
+async def ask(*arguments: str, **settings: str) -> Said:
+    """Run a command to its end in a thread of this process; as `run`, without a second to start.
+
+    For what a command says. `run` is for how a process ends, and for commands that serve.
+    """
+    return await asyncio.to_thread(_ask, arguments, environment(**settings))
+
+
+def _ask(arguments: tuple[str, ...], settings: dict[str, str]) -> Said:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        _STREAMS,
+        mock.patch.dict(os.environ, settings, clear=True),
+        mock.patch.object(sys, "argv", ["gateway-broker", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            root.run()
+        except SystemExit as ended:
+            code = ended.code
+        else:
+            code = 0
+    assert isinstance(code, int)
+    return Said(code, out.getvalue(), err.getvalue())
 
 
 @asynccontextmanager

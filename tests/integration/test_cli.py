@@ -22,7 +22,7 @@ from broker.cli.root import app
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import CONNECTED, RECONNECTING, Client, eventually, serving, sockets
-from tests.program import ROOT, environment, interrupt, run, running, until
+from tests.program import ROOT, ask, environment, interrupt, run, running, until
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -56,13 +56,13 @@ async def test_dev_runs_everything_a_newcomer_needs(fresh_data_dir: Path) -> Non
             assert session["accounts"] == ["DU1234567"]
             story = await until(watch, "CONNECTING -> CONNECTED")
             assert "DISCONNECTED -> CONNECTING" in story
-            listed = await run("sessions", "list", *at)
+            listed = await ask("sessions", "list", *at)
             assert session["session_id"] in listed.out
-            shown = await run("sessions", "get", session["session_id"], *at)
+            shown = await ask("sessions", "get", session["session_id"], *at)
             assert re.search(r"state +CONNECTED", shown.out)
-            verified = await run("sessions", "verify", session["session_id"], *at)
+            verified = await ask("sessions", "verify", session["session_id"], *at)
             assert (verified.code, verified.out[:8]) == (0, "healthy:")
-            closed = await run("sessions", "close", session["session_id"], *at)
+            closed = await ask("sessions", "close", session["session_id"], *at)
             assert re.search(r"why +CLOSE_REQUESTED", closed.out)
             await until(watch, "CONNECTED -> DISCONNECTED  CLOSE_REQUESTED")
             url = await run("db", "url", GATEWAY_BROKER_DATA_DIR=str(fresh_data_dir))
@@ -156,7 +156,7 @@ async def test_migrate_and_db_url_say_what_to_do(fresh_data_dir: Path) -> None:
 async def test_errors_name_their_cause_with_an_exit_code(
     client: Client, arguments: list[str], code: int, says: str
 ) -> None:
-    said = await run(*arguments, "--broker", client.running.grpc_address)
+    said = await ask(*arguments, "--broker", client.running.grpc_address)
     assert said.code == code
     assert says in said.err
     assert "Traceback" not in said.err
@@ -177,7 +177,7 @@ async def test_a_failed_open_shows_code_hint_and_correlation_id(
     client: Client, simulator: SimulatedGateway
 ) -> None:
     simulator.arm(Fault.CLIENT_ID_IN_USE)
-    said = await run(
+    said = await ask(
         *("sessions", "open", "--client-id", "7", "--max-attempts", "1"),
         *("--broker", client.running.grpc_address),
     )
@@ -208,7 +208,7 @@ async def test_lists_and_filters_are_json_for_programs(client: Client) -> None:
     await client.close(gone.session_id)
 
     async def listed(*more: str) -> list[int]:
-        said = await run("sessions", "list", *more, *at)
+        said = await ask("sessions", "list", *more, *at)
         assert said.code == 0, said.err
         return [session["client_id"] for session in json.loads(said.out)]
 
@@ -217,9 +217,9 @@ async def test_lists_and_filters_are_json_for_programs(client: Client) -> None:
     assert await listed("--include-final", "--state", "disconnected") == [8]
     assert await listed("--label", "team=b") == []
     assert await listed(mine.session_id) == [7]
-    [gateway] = json.loads((await run("gateways", "list", *at)).out)
+    [gateway] = json.loads((await ask("gateways", "list", *at)).out)
     assert gateway["sessions_used"] == 1
-    one = json.loads((await run("gateways", "get", *at)).out)
+    one = json.loads((await ask("gateways", "get", *at)).out)
     assert [held["client_id"] for held in one["client_ids"]] == [7]
     healthy = await run("health", "--broker", client.running.grpc_address)
     assert (healthy.code, healthy.out) == (0, "SERVING\n")
@@ -230,30 +230,30 @@ async def test_an_operator_drains_a_gateway_and_puts_it_into_use_again(client: C
     session = await client.open(client_id=7)
     async with running("sessions", "watch", *at) as watch:
         await until(watch, "changes follow")
-        drained = await run(
+        drained = await ask(
             *("gateways", "drain", "default", "--reason", "upgrade", "--owner", "ops", *at)
         )
         assert drained.code == 0, drained.err
         assert re.search(r"drained by +ops since \d{4}-.*: upgrade", drained.out)
         story = await until(watch, "GATEWAY_DRAINING")
         assert "gateway 'default' is drained by 'ops': upgrade" in story
-        listed = await run("gateways", "list", *at)
+        listed = await ask("gateways", "list", *at)
         assert "drained by ops since" in listed.out
-        refused = await run("sessions", "open", *at)
+        refused = await ask("sessions", "open", *at)
         assert refused.code == 1
         assert "GATEWAY_DRAINING" in refused.err
         assert "hint: `gateway-broker gateways resume default`" in refused.err
         assert (await client.get(session.session_id)).state == CONNECTED
-        ended = await run(
+        ended = await ask(
             *("gateways", "drain", "default", "--close-sessions", "--output", "json", *at)
         )
         said = json.loads(ended.out)
         assert said["drain"]["actor"] == "local"
         assert said["client_ids"] == []
         await until(watch, "CONNECTED -> DISCONNECTED  GATEWAY_DRAINED")
-    resumed = await run("gateways", "resume", "default", "--output", "json", *at)
+    resumed = await ask("gateways", "resume", "default", "--output", "json", *at)
     assert "drain" not in json.loads(resumed.out)
-    again = await run("gateways", "resume", "default", *at)
+    again = await ask("gateways", "resume", "default", *at)
     assert (again.code, "drained" in again.out) == (0, False)
 
 
@@ -269,21 +269,21 @@ async def test_an_open_circuit_says_when_it_is_tried_and_is_closed_on_request(
         await client.open(client_id=7, return_immediately=True)
 
         async def is_open() -> bool:
-            said = await run("gateways", "list", *at)
+            said = await ask("gateways", "list", *at)
             return bool(re.search(r"OPEN, a trial at \d{4}-", said.out))
 
         await eventually(is_open, timeout=20)
-        shown = await run("gateways", "get", *at)
+        shown = await ask("gateways", "get", *at)
         assert re.search(r"breaker +OPEN, a trial at \d{4}-", shown.out)
         assert re.search(r"next attempt +\d{4}-", shown.out)
-        refused = await run("sessions", "open", *at)
+        refused = await ask("sessions", "open", *at)
         assert "CIRCUIT_OPEN" in refused.err
         assert "gateways reset-breaker default" in refused.err
         assert "retry: in " in refused.err
         await simulator.start_listening()
         async with running("sessions", "watch", *at) as watch:
             await until(watch, "changes follow")
-            closed = await run("gateways", "reset-breaker", "default", "--output", "json", *at)
+            closed = await ask("gateways", "reset-breaker", "default", "--output", "json", *at)
             state = json.loads(closed.out)["circuit_breaker"]["state"]
             assert state == "CIRCUIT_BREAKER_STATE_CLOSED"
             story = await until(watch, "CONNECTING -> CONNECTED")
@@ -298,7 +298,7 @@ async def test_interrupted_data_is_shown_until_its_owner_has_subscribed_anew(
     simulator.notify(1101)
 
     async def shown(*command: str) -> str:
-        said = await run("sessions", *command, session.session_id, *at)
+        said = await ask("sessions", *command, session.session_id, *at)
         return said.out if said.code == 0 else said.err
 
     async def is_interrupted() -> bool:
@@ -326,7 +326,7 @@ async def test_a_session_that_shall_not_reconnect_fails_with_its_link(
     at = ("--broker", client.running.grpc_address)
     async with running("sessions", "watch", *at) as watch:
         await until(watch, "changes follow")
-        opened = await run("sessions", "open", "--reconnect-max-attempts", "0", *at)
+        opened = await ask("sessions", "open", "--reconnect-max-attempts", "0", *at)
         assert opened.code == 0, opened.err
         simulator.drop()
         story = await until(watch, "RECONNECTING -> FAILED  ATTEMPTS_EXHAUSTED")
@@ -346,9 +346,9 @@ async def test_an_id_in_quarantine_is_shown_with_its_reason(
     await eventually(lost)
     await client.close(session.session_id)
     at = ("--broker", client.running.grpc_address)
-    shown = await run("gateways", "get", *at)
+    shown = await ask("gateways", "get", *at)
     assert re.search(r"quarantined +7  LINK_LOST  since \d{4}-", shown.out)
-    assert "quarantined 7" in (await run("gateways", "list", *at)).out
+    assert "quarantined 7" in (await ask("gateways", "list", *at)).out
 
 
 async def test_a_gateway_in_maintenance_says_until_when(
@@ -357,9 +357,9 @@ async def test_a_gateway_in_maintenance_says_until_when(
     always = {"maintenance": ["00:00-23:59 UTC", "23:58-00:01 UTC"]}
     async with serving(simulator, database_url, gateway_changes=always) as client:
         at = ("--broker", client.running.grpc_address)
-        shown = await run("gateways", "get", *at)
+        shown = await ask("gateways", "get", *at)
         assert re.search(r"maintenance +until \d{4}-", shown.out)
-        assert "maintenance until " in (await run("gateways", "list", *at)).out
+        assert "maintenance until " in (await ask("gateways", "list", *at)).out
 
 
 async def test_a_gateway_that_is_killed_and_started_again_is_a_story(database_url: str) -> None:
@@ -376,14 +376,14 @@ async def test_a_gateway_that_is_killed_and_started_again_is_a_story(database_ur
     }
 
     async def serves() -> bool:
-        return (await run("health", *at)).code == 0
+        return (await ask("health", *at)).code == 0
 
     async with running(*simulate) as simulator, running("serve", **settings):
         await until(simulator, "Press Ctrl-C")
         await eventually(serves, timeout=30)
         async with running("sessions", "watch", *at) as watch:
             await until(watch, "changes follow")
-            opened = await run("sessions", "open", "--client-id", "7", *at)
+            opened = await ask("sessions", "open", "--client-id", "7", *at)
             assert opened.code == 0, opened.err
             simulator.kill()
             story = await until(watch, "attempt 2: IB_CONN_001 again; the next attempt in ")
