@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -35,6 +37,15 @@ def environment(**more: str) -> dict[str, str]:
     """Ours without any setting of the broker, but for those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**clean, "COLUMNS": "100", **more}
+
+
+def free_address() -> str:
+    """Where nobody listens, nor will by chance: below the ports that the system gives away."""
+    while True:
+        address = "127.0.0.1", 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.socket() as free:
+            free.bind(address)
+            return "{}:{}".format(*address)
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:

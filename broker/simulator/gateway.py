@@ -11,7 +11,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,6 +58,7 @@ class SimulatedGateway:
         self._family = socket.AF_INET
         self._host, self._port = settings.host, settings.port
         self._server: asyncio.Server | None = None
+        self._place = ExitStack()
         self._has_listened = False
         self._tasks = asyncio.TaskGroup()
         self._scripts = Scripts(self._tasks)
@@ -69,7 +70,11 @@ class SimulatedGateway:
         )
         self._family, address = addresses[0][0], addresses[0][4]
         self._host = str(address[0])
-        await self.start_listening()
+        # Bound, but not listening: while the Gateway refuses, nobody else is given its port.
+        with ExitStack() as place:
+            self._port = place.enter_context(self._bound()).getsockname()[1]
+            await self.start_listening()
+            self._place = place.pop_all()
         await self._tasks.__aenter__()
         return self
 
@@ -86,6 +91,7 @@ class SimulatedGateway:
             await script.stop()
         self._state.down = True
         await self.stop_listening()
+        self._place.close()
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)  # lets accepts in flight arrive, and what was sent be flushed
@@ -361,26 +367,31 @@ class SimulatedGateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (_RELISTEN if self._has_listened else 0)
         while self._server is None:
-            # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it a
-            # message can take 40 ms.
-            listener = socket.socket(self._family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((self._host, self._port))
-                self._server = await loop.create_server(
-                    self._accept, sock=listener, backlog=_BACKLOG
-                )
+                with ExitStack() as opened:
+                    listener = opened.enter_context(self._bound())
+                    self._server = await loop.create_server(
+                        self._accept, sock=listener, backlog=_BACKLOG
+                    )
+                    opened.pop_all()
             except OSError:
-                listener.close()
                 if loop.time() >= deadline:
                     raise
                 await asyncio.sleep(0.01)
-            except BaseException:
-                listener.close()
-                raise
             else:
-                self._port = listener.getsockname()[1]
                 self._has_listened = True
+
+    def _bound(self) -> socket.socket:
+        # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it a message
+        # can take 40 ms.
+        bound = socket.socket(self._family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((self._host, self._port))
+        except BaseException:
+            bound.close()
+            raise
+        return bound
 
     def _addressed(self, client_id: int | None) -> list[ClientConnection]:
         clients = self.clients

@@ -22,15 +22,18 @@ from broker.cli.root import app
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import CONNECTED, RECONNECTING, Client, eventually, serving, sockets
-from tests.program import ROOT, ask, environment, interrupt, run, running, until
+from tests.program import (
+    ROOT,
+    ask,
+    environment,
+    free_address,
+    interrupt,
+    run,
+    running,
+    until,
+)
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def dev(address: str, data_dir: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -40,6 +39,7 @@ from tests.harness import (
 )
 from tests.integration.scripted_peer import HANDSHAKE, Do, ScriptedPeer
 from tests.integration.test_watch import Watch
+from tests.program import free_address
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,9 +49,7 @@ async def process(
     simulator: SimulatedGateway, database_url: str, **settings: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
     """A broker in a process of its own, and a channel to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     environment = {
         **os.environ,
         "DATABASE_URL": database_url,

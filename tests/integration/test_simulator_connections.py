@@ -1,6 +1,7 @@
 """Client ids, seats and what the simulated Gateway remembers of its connections."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -368,6 +369,13 @@ async def test_a_closed_listener_refuses_and_opens_again_on_the_same_port() -> N
             assert sim.port == port
             async with RawClient(sim.host, port) as other:
                 await other.ready(8)
+
+
+async def test_nobody_is_given_the_port_while_it_refuses() -> None:
+    async with SimulatedGateway() as sim:
+        await sim.stop_listening()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((sim.host, sim.port))
 
 
 async def test_leaving_closes_clients_with_fin_and_leaves_no_task() -> None:
