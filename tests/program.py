@@ -60,7 +60,7 @@ async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
     )
 
 
-async def ended(process: asyncio.subprocess.Process, timeout: float = 20.0) -> Said:
+async def ended(process: asyncio.subprocess.Process, timeout: float = 40.0) -> Said:
     """Wait for a command to end."""
     async with asyncio.timeout(timeout):
         out, err = await process.communicate()
@@ -113,7 +113,7 @@ async def running(*arguments: str, **settings: str) -> AsyncIterator[asyncio.sub
             await process.communicate()
 
 
-async def until(process: asyncio.subprocess.Process, text: str, timeout: float = 20.0) -> str:
+async def until(process: asyncio.subprocess.Process, text: str, timeout: float = 40.0) -> str:
     """Read its standard output until a line has a text; returns what was read."""
     assert process.stdout is not None
     read = ""

@@ -11,7 +11,7 @@ from typing import Final, Self
 from broker.simulator.journal import End
 from broker.simulator.protocol import MAX_FRAME, PREFIX, FrameBuffer, frame
 
-_CLOSE_TIMEOUT: Final = 5.0
+_CLOSE_TIMEOUT: Final = 20.0
 """Seconds for the event loop to report the end of a socket that we closed."""
 
 
@@ -20,7 +20,7 @@ class RawClient:
     seconds: TimeoutError.
     """
 
-    def __init__(self, host: str, port: int, *, deadline: float = 2.0) -> None:
+    def __init__(self, host: str, port: int, *, deadline: float = 5.0) -> None:
         self._host = host
         self._port = port
         self._deadline = deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,25 +33,29 @@ from tests.postgres import execute
 async def away(database_url: str) -> AsyncIterator[None]:
     """No connection to this database survives or succeeds while the body runs."""
     name = database_url.partition("?")[0].rpartition("/")[2]
-    admin = await asyncpg.connect(database_url.replace(f"/{name}?", "/postgres?"))
+    server = database_url.replace(f"/{name}?", "/postgres?")
+    admin, killer = await asyncpg.connect(server), await asyncpg.connect(server)
     kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1"
 
-    async def renamed(source: str, target: str) -> bool:
-        await admin.fetch(kill, source)
-        try:
-            await admin.execute(f"alter database {source} rename to {target}")
-        except asyncpg.ObjectInUseError:
-            return False
-        return True
+    async def rename(source: str, target: str) -> None:
+        renaming = asyncio.ensure_future(
+            admin.execute(f"alter database {source} rename to {target}")
+        )
+        # It waits until nobody is connected, and the broker may always just have been.
+        while not renaming.done():
+            await killer.fetch(kill, source)
+            await asyncio.wait((renaming,), timeout=0.02)
+        await renaming
 
     try:
-        await eventually(lambda: renamed(name, f"{name}_away"))
+        await rename(name, f"{name}_away")
         try:
             yield
         finally:
-            await eventually(lambda: renamed(f"{name}_away", name))
+            await rename(f"{name}_away", name)
     finally:
         await admin.close()
+        await killer.close()
 
 
 async def state(client: Client, session_id: str, wanted: Any) -> bool:

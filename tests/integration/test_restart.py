@@ -67,8 +67,13 @@ async def process(
     )
     try:
         running = Running(grpc_address=address, embedded=False, taken_up=0)
-        async with connected(running) as client:
-            async with asyncio.timeout(20):
+        # A channel that was refused would wait ever longer, up to minutes, before it tries again.
+        at_once = (
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        )
+        async with connected(running, *at_once) as client:
+            async with asyncio.timeout(40):
                 await client.channel.channel_ready()
             yield started, client
     finally:

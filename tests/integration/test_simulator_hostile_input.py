@@ -132,7 +132,7 @@ async def test_a_client_that_never_finishes_its_hello_is_closed_at_the_deadline(
             await client.send(HELLO[byte : byte + 1])
             await asyncio.sleep(0.03)
         assert await client.end() == (b"", End.FIN)
-        assert asyncio.get_running_loop().time() - started < 0.4
+        assert asyncio.get_running_loop().time() - started < 1
 
 
 async def test_a_client_that_never_sends_start_api_is_closed_at_the_deadline() -> None:
@@ -161,17 +161,17 @@ async def test_a_frame_that_trickles_in_is_cut_off_at_the_deadline() -> None:
 
 async def test_frames_that_are_complete_in_time_never_meet_the_deadline() -> None:
     async with (
-        SimulatedGateway(SimulatorSettings(frame_deadline=0.15, farm_notices=())) as sim,
+        SimulatedGateway(SimulatorSettings(frame_deadline=0.6, farm_notices=())) as sim,
         RawClient(sim.host, sim.port) as client,
     ):
         await client.ready(7)
         data = frame(b"61\x001\0")
         for _ in range(4):
             await client.send(data[:5])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
             await client.send(data[5:])
             await client.until(62)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         await client.request(61, 1)
         await client.until(62)
 

@@ -3,7 +3,9 @@ client of a read-only API.
 """
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import ib_async
 import pytest
@@ -37,16 +39,27 @@ async def _counts(client: RawClient, *, answers: int, errors: int) -> list[str]:
     return texts
 
 
+@contextlib.contextmanager
+def _at_one_moment() -> Iterator[None]:
+    """The loop's clock stands still meanwhile, however slow the machine is."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now)
+        yield
+
+
 async def test_the_51st_message_in_a_second_is_rejected_with_error_100() -> None:
     async with (
         SimulatedGateway(SimulatorSettings(farm_notices=())) as sim,
         RawClient(sim.host, sim.port) as client,
     ):
         await client.ready(7)
-        await client.send(POSITIONS * 50)
-        await _counts(client, answers=50, errors=0)
-        await client.send(POSITIONS * 5)
-        [text] = await _counts(client, answers=0, errors=1)
+        with _at_one_moment():
+            await client.send(POSITIONS * 50)
+            await _counts(client, answers=50, errors=0)
+            await client.send(POSITIONS * 5)
+            [text] = await _counts(client, answers=0, errors=1)
         assert text == "Max rate of messages per second has been exceeded:max=50 rec=51 (1)"
         assert await client.silence(0.05)
         assert sim.statistics.rejected_by_rate == 5
@@ -59,11 +72,13 @@ async def test_a_client_that_goes_on_too_fast_is_closed_at_the_last_violation() 
     settings = SimulatorSettings(farm_notices=(), rate_limit=5, rate_violations=2)
     async with SimulatedGateway(settings) as sim, RawClient(sim.host, sim.port) as client:
         await client.ready(7)
-        await client.send(POSITIONS * 20)
-        assert (await _counts(client, answers=5, errors=1))[0].endswith("max=5 rec=6 (1)")
+        with _at_one_moment():
+            await client.send(POSITIONS * 20)
+            assert (await _counts(client, answers=5, errors=1))[0].endswith("max=5 rec=6 (1)")
         await asyncio.sleep(1)
-        await client.send(POSITIONS * 20)
-        assert (await _counts(client, answers=5, errors=1))[0].endswith("(2)")
+        with _at_one_moment():
+            await client.send(POSITIONS * 20)
+            assert (await _counts(client, answers=5, errors=1))[0].endswith("(2)")
         assert await client.end() == (b"", End.FIN)
         assert sim.connections[0].refused == "100"
 
@@ -77,10 +92,11 @@ async def test_each_client_has_its_own_rate() -> None:
     ):
         await one.ready(1)
         await two.ready(2)
-        await one.send(POSITIONS * 6)
-        await two.send(POSITIONS * 5)
-        await _counts(two, answers=5, errors=0)
-        await _counts(one, answers=5, errors=1)
+        with _at_one_moment():
+            await one.send(POSITIONS * 6)
+            await two.send(POSITIONS * 5)
+            await _counts(two, answers=5, errors=0)
+            await _counts(one, answers=5, errors=1)
 
 
 @pytest.mark.parametrize(("limit", "versions"), [(None, "v157..178"), (50, "v157..178 +PACEAPI")])
@@ -99,11 +115,12 @@ async def test_the_limit_can_change_while_a_client_is_connected() -> None:
     async with SimulatedGateway(settings) as sim, RawClient(sim.host, sim.port) as client:
         await client.ready(7)
         assert sim.configure(rate_limit=60).rate_limit == 60
-        await client.send(POSITIONS * 60)
-        await _counts(client, answers=60, errors=0)
-        sim.configure(rate_limit=3)
-        await client.send(POSITIONS)
-        await _counts(client, answers=0, errors=1)
+        with _at_one_moment():
+            await client.send(POSITIONS * 60)
+            await _counts(client, answers=60, errors=0)
+            sim.configure(rate_limit=3)
+            await client.send(POSITIONS)
+            await _counts(client, answers=0, errors=1)
 
 
 async def test_ib_async_paces_itself_below_the_limit() -> None:

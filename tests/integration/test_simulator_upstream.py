@@ -164,7 +164,7 @@ async def test_a_client_that_does_not_read_a_storm_is_reset() -> None:
     async with SimulatedGateway(QUIET) as sim, RawClient(sim.host, sim.port) as client:
         await client.ready(7)
         sim.start_storm(Storm(codes=(1100,) * 20, count=10_000, interval=0))
-        await eventually(lambda: not sim.clients, 20)
+        await eventually(lambda: not sim.clients, 50)
         await sim.stop_storm()
 
 
