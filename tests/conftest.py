@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import AsyncIterator
 
@@ -20,6 +21,15 @@ from broker.simulator.gateway import SimulatedGateway, SimulatorSettings  # noqa
 from tests.harness import Client, serving  # noqa: E402
 
 pytest_plugins = ["tests.postgres"]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is here before the first test out of the collections that tests look for leaks by.
+
+    All that was imported is never garbage, and took a tenth of a second of each.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
