@@ -27,8 +27,11 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml clients/python/pyproject
 dev: install ## run the broker with a simulated Gateway and its own PostgreSQL
 	@exec $(BIN)/gateway-broker dev
 
+# Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
+# every command that they start would compile all of it anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: install ## run the whole test suite
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: install $(PROTO_VENV)/.installed ## format, lint, types, imports, contract, generated files
 	$(BIN)/ruff format --check
