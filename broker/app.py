@@ -51,6 +51,8 @@ from broker.store.record import PostgresStore
 logger = logging.getLogger(__name__)
 
 DAY: Final = 86_400.0
+_PAGE: Final = 5000
+"""How many events of the log one statement reads when a broker starts: it has a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,15 +202,19 @@ async def _hub(settings: Settings, store: PostgresStore, sessions: Sequence[Sess
     """What is visible at the start: watchers that come back find the newest events in memory."""
     memory = settings.watch_memory
     newest = await store.revision()
-    page = await store.read_log(max(newest - memory, 0), limit=memory)
+    pages = [
+        await store.read_log(after, limit=_PAGE)
+        for after in range(max(newest - memory, 0), max(newest, 1), _PAGE)
+    ]
+    oldest = pages[-1].oldest
     return Hub(
         Archive(store),
         memory=memory,
         lag=settings.watch_lag,
         revision=newest,
-        oldest=page.oldest,
+        oldest=oldest,
         sessions=sessions,
-        recent=page.events,
+        recent=[event for page in pages for event in page.events if event.revision >= oldest],
     )
 
 

@@ -27,7 +27,7 @@ class LogPage:
     """A stretch of the log, as of one instant.
 
     Args:
-        events: those of the stretch, by revision, without gap.
+        events: those of the stretch that are not below ``oldest``, by revision, without gap.
         oldest: the retention horizon: what is below this revision is gone for good, or about to be.
         newest: the revision of the newest event in the log.
     """

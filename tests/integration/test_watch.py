@@ -13,6 +13,7 @@ import pytest
 from ibgateway.broker.v1 import broker_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from broker import app
 from broker.events.token import NOWHERE, ResumeToken
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import (
@@ -199,9 +200,11 @@ async def test_a_token_older_than_memory_is_continued_from_the_record(
         assert [event.revision for event in await resumed.events(100)] == list(range(1, 101))
 
 
+@pytest.mark.parametrize("page", [7, 5000])
 async def test_tokens_are_good_after_a_restart_and_bookmarks_say_how_old_they_may_be(
-    simulator: SimulatedGateway, database_url: str
+    simulator: SimulatedGateway, database_url: str, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
+    monkeypatch.setattr(app, "_PAGE", page)
     async with serving(simulator, database_url, watch_memory=16) as client:
         watch = Watch(client)
         old = (await watch.next()).resume_token
