@@ -105,11 +105,12 @@ async def test_one_handshake_at_a_time_in_the_order_of_asking() -> None:
 
 async def test_handshakes_begin_apart() -> None:
     connector = ScriptedConnector()
-    target = endpoint(connector, handshake_spacing=0.02)
+    target = endpoint(connector, handshake_spacing=0.2)
     await asyncio.gather(*(dial(target, number) for number in range(1, 4)))
     first, second, third = connector.starts
-    assert second - first >= 0.019
-    assert third - second >= 0.019
+    # Half of it: between the turn that is taken and the start that is seen we may be preempted.
+    assert second - first >= 0.1
+    assert third - second >= 0.1
 
 
 async def test_a_failure_of_the_gateway_is_shared_by_all_that_wait() -> None:
