@@ -23,7 +23,9 @@ from scripted_broker import eventually
 HERE = Path(__file__).resolve().parents[1]
 EXAMPLES = HERE / "examples"
 README = (HERE / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCKS = PYTHON.findall(README)
+[FIRST_PROGRAM] = PYTHON.findall((HERE.parents[1] / "README.md").read_text())
 
 
 class Program:
@@ -175,13 +177,28 @@ async def test_handle_each_error_names_who_holds_the_id(live: LiveBroker) -> Non
     assert "'holder'" in program.said
 
 
+def copied(program: str, live: LiveBroker, directory: Path) -> Path:
+    """A program of a page, with the address of the broker that runs."""
+    assert '"127.0.0.1:50051"' in program
+    path = directory / "copied.py"
+    path.write_text(program.replace("127.0.0.1:50051", live.address))
+    return path
+
+
+async def test_the_first_program_of_the_project_runs_as_it_is_copied(
+    live: LiveBroker, tmp_path: Path
+) -> None:
+    async with running(copied(FIRST_PROGRAM, live, tmp_path)) as program:
+        await program.until("('DU")
+        await program.until("SnapshotComplete")
+        await program.end()
+    await eventually(lambda: _none(live))
+
+
 async def test_the_program_of_the_readme_runs_as_it_is_copied(
     live: LiveBroker, tmp_path: Path
 ) -> None:
-    program_text = BLOCKS[0]
-    assert '"127.0.0.1:50051"' in program_text
-    path = tmp_path / "copied.py"
-    path.write_text(program_text.replace("127.0.0.1:50051", live.address))
+    path = copied(BLOCKS[0], live, tmp_path)
     async with running(path) as program:
         await program.until("now CONNECTED")
         assert program.said.startswith("7 ('DU")
