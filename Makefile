@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
+FLOORS_VENV := .venv-floors
 STUBS := clients/python
 PROTOS := $(shell find proto -name '*.proto')
 
@@ -30,13 +31,22 @@ dev: install ## run the broker with a simulated Gateway and its own PostgreSQL
 # Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
 # every command that they start would compile all of it anew.
 test: export PYTHONDONTWRITEBYTECODE =
-test: install ## run the whole test suite
+test: install $(FLOORS_VENV)/.installed ## run the whole test suite
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses 3 $(STUBS)
+	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
+
+# The oldest libraries that a user of the Python client may have.
+$(FLOORS_VENV)/.installed: requirements/floors.txt
+	$(PYTHON) -m venv $(FLOORS_VENV)
+	$(FLOORS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
 
 check: install $(PROTO_VENV)/.installed ## format, lint, types, imports, contract, generated files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	cd $(STUBS)/tests && MYPYPATH=.. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache *.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
@@ -68,6 +78,7 @@ docs: install ## make the generated pages of docs/ anew
 lock: ## resolve requirements/*.txt anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-package ibgateway-client --group dev pyproject.toml --output-file requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header requirements/proto.in --output-file requirements/proto.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/floors.in --output-file requirements/floors.txt
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(PROTO_VENV) $(FLOORS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
