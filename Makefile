@@ -8,7 +8,7 @@ STUBS := clients/python
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check soak bench format proto docs lock clean
+.PHONY: help install dev test check soak robustness bench format proto docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +55,9 @@ check: install $(PROTO_VENV)/.installed ## format, lint, types, imports, contrac
 
 soak: install ## break a simulated Gateway in front of ten sessions, for MINUTES=10
 	MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/soak
+
+robustness: install ## kill the broker and its database under callers and watchers, for MINUTES=10
+	MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/robustness
 
 bench: install ## measure against bare equivalents; a table, and bench/results.json
 	$(BIN)/python -m bench

@@ -1,0 +1,23 @@
+"""The broker with a bug in it, for the checker to find: python -m tests.robustness.planted NAME."""
+
+from __future__ import annotations
+
+import sys
+
+from broker.config import let_processes_fork
+
+
+def main(name: str) -> None:
+    """Plant the bug and serve."""
+    let_processes_fork()
+    # gRPC reads its environment when it is imported.
+    from broker.cli.root import run
+    from tests.robustness.plants.bugs import BUGS
+
+    BUGS[name].plant()
+    sys.argv[1:] = ["serve"]
+    run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
