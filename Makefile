@@ -79,7 +79,7 @@ docs: install ## make the generated pages of docs/ anew
 	$(BIN)/python scripts/docs.py
 
 lock: ## resolve requirements/*.txt anew (needs uv)
-	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-package ibgateway-client --group dev pyproject.toml --output-file requirements/dev.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-package ibgateway-client --extra traces --group dev pyproject.toml --output-file requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header requirements/proto.in --output-file requirements/proto.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/floors.in --output-file requirements/floors.txt
 
