@@ -214,7 +214,7 @@ async def database_stopped(gateway: SimulatedGateway) -> list[Figure]:
     return [
         Figure(f"links lost while PostgreSQL was stopped for {OUTAGE:g} s", drops, ""),
         Figure("sessions dropped by that", SESSIONS - len(sessions), "", "0", kept),
-        Figure("events told to every watcher meanwhile", told, ""),
+        Figure("events told to every watcher meanwhile", told, "", "> 0", told > 0),
         Figure("longest silence at a watcher meanwhile", silence, "s"),
         Figure("PostgreSQL started → all of them are kept", written - begin, "s"),
         Figure("events lost, doubled or out of order once kept", wrong, "", "0", not wrong),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -59,8 +60,8 @@ STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
 }
 """The status of each ErrorReason."""
 
-correlation_id: ContextVar[uuid.UUID] = ContextVar("correlation_id")
-"""That of the request being handled."""
+correlation_id: ContextVar[str] = ContextVar("correlation_id")
+"""That of the request being handled: a UUID4."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary = Callable[[Any, Context], Awaitable[Message]]
@@ -178,18 +179,29 @@ class _Wrapped(grpc.GenericRpcHandler):
 def _correlate(context: Context) -> None:
     given = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY)
     if given is None:
-        value = uuid.uuid4()
+        value = _new_id()
     else:
         try:
-            value = uuid.UUID(str(given)[:64])
-            if value.version != 4:
+            told = uuid.UUID(str(given)[:64])
+            if told.version != 4:
                 raise ValueError
         except ValueError:
             raise InvalidArgumentError(
                 [(f"metadata {CORRELATION_KEY}", "must be a UUID of version 4")]
             ) from None
+        value = str(told)
     correlation_id.set(value)
-    context.set_trailing_metadata(((CORRELATION_KEY, str(value)),))
+    context.set_trailing_metadata(((CORRELATION_KEY, value),))
+
+
+def _new_id() -> str:
+    """A UUID4 (RFC 9562), as text. It names and is no secret; by ``uuid.uuid4`` it costs a
+    tenth of an rpc that reads.
+    """
+    number = random.getrandbits(128)
+    digits = f"{number:032x}"
+    variant = "89ab"[number & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 async def _end(error: BaseException, context: Context) -> None:
@@ -264,5 +276,5 @@ async def _abort(
     trailing = tuple(status.trailing_metadata or ())
     current = correlation_id.get(None)
     if current is not None:
-        trailing += ((CORRELATION_KEY, str(current)),)
+        trailing += ((CORRELATION_KEY, current),)
     await context.abort(status.code, status.details, trailing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
 from ibgateway.broker.v1 import session_service_pb2 as pb
@@ -50,7 +51,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         if request.validate_only:
             await self.admission.validate(wanted)
             return pb.OpenSessionResponse()
-        opened = await self.admission.open(wanted, correlation_id=correlation_id.get())
+        opened = await self.admission.open(wanted, correlation_id=UUID(correlation_id.get()))
         return pb.OpenSessionResponse(session=self._encode(opened.session), created=opened.created)
 
     async def CloseSession(
@@ -62,7 +63,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
             session_id,
             actor=owner(context),
             comment=request.reason,
-            correlation_id=correlation_id.get(),
+            correlation_id=UUID(correlation_id.get()),
         )
         return pb.CloseSessionResponse(session=convert.session(session))
 
@@ -71,7 +72,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     ) -> pb.GetSessionResponse:
         """See the proto."""
         session = await self.manager.catalogue.get(requests.session_id(request.session_id))
-        return pb.GetSessionResponse(session=self._encode(session))
+        return self._encoded(session)
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
@@ -173,6 +174,9 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         return message
 
     def _encode(self, session: Session) -> session_pb2.Session:
+        return self._encoded(session).session
+
+    def _encoded(self, session: Session) -> pb.GetSessionResponse:
         return self.encoded.encode(session, self.manager.vitals(session.spec.session_id))
 
 

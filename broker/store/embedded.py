@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import pwd
 import secrets
@@ -35,6 +36,8 @@ from urllib.parse import quote, urlencode
 
 from broker.errors import StartupError
 from broker.store.binaries import Binaries, find_binaries, reachable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -370,13 +373,21 @@ class _Cluster:
 
     def _stop_server(self) -> None:
         for mode in ("fast", "immediate"):
-            with contextlib.suppress(StartupError):
+            try:
                 self._command(
                     *("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w"),
                     *("-t", str(_STOP_TIMEOUT)),
                     timeout=_STOP_TIMEOUT + 5,
                 )
+            except StartupError as error:
+                failure = error
+            else:
                 return
+        # It has no owner now. Who starts next on this directory stops it.
+        logger.error(
+            "the embedded PostgreSQL cannot be stopped",
+            extra={"reason": str(failure), "data_directory": str(self.data)},
+        )
 
     def _command(self, name: str, *arguments: str, timeout: float, stdin: str = "") -> None:
         """Run one of the binaries as the server's user, away from our terminal's Ctrl-C."""
@@ -403,7 +414,8 @@ class _Cluster:
         except subprocess.TimeoutExpired as error:
             raise StartupError(f"{name} did not end within {timeout:g} s") from error
         if done.returncode != 0:
-            raise StartupError(f"{name} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
+            said = (done.stderr or done.stdout).strip()[-1000:]
+            raise StartupError(f"{name} failed ({done.returncode}): {said}")
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):

@@ -135,6 +135,24 @@ async def test_the_server_of_a_killed_broker_is_stopped_and_replaced(fresh_data_
         assert await version(postgres.dsn) == "on"
 
 
+async def test_a_server_that_cannot_be_stopped_is_told_of_and_replaced_by_the_next(
+    fresh_data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = EmbeddedSettings(fresh_data_dir)
+    pid_file = fresh_data_dir / "postgres" / "server" / "data" / "postmaster.pid"
+    async with EmbeddedPostgres(settings) as postgres:
+        orphan = postgres.pid
+        written = pid_file.read_text()
+        pid_file.write_text(written.replace(str(orphan), "999999999", 1))
+    [told] = [record for record in caplog.records if "cannot be stopped" in record.message]
+    assert vars(told)["reason"].startswith("pg_ctl failed (1): pg_ctl: ")
+    assert alive(orphan)
+    pid_file.write_text(written)
+    async with EmbeddedPostgres(settings) as postgres:
+        assert not alive(orphan)
+        assert await version(postgres.dsn) == "on"
+
+
 async def test_it_starts_after_broker_and_server_were_killed(fresh_data_dir: Path) -> None:
     process, server = await asyncio.to_thread(spawn, fresh_data_dir)
     process.kill()

@@ -47,6 +47,7 @@ async def aged(store: PostgresStore, days: Sequence[float]) -> None:
 
 
 @pytest.mark.requirement("AC-012")
+@pytest.mark.requirement("AC-012")
 async def test_cleanup_deletes_only_old_final_sessions_without_events(
     store: PostgresStore, database_url: str
 ) -> None:

@@ -27,6 +27,7 @@ ROUND, CARDS = (20.0, ALL) if SECONDS else (15.0, SHORT)
 """Seconds of faults in a round, and what befalls the broker: so much is judged at once."""
 
 
+@pytest.mark.requirement("AC-008")
 @pytest.mark.timeout(SECONDS * 3 + 240)
 async def test_every_guarantee_holds_whatever_fails(tmp_path: Path) -> None:
     began = time.monotonic()

@@ -21,9 +21,9 @@ def test_an_encoded_session_is_made_anew_when_it_or_its_vitals_change() -> None:
     session = in_state(SessionState.CONNECTING)
     first = encoded.encode(session, NONE)
     assert encoded.encode(session, NONE) is first
-    assert encoded.encode(session, LATE).heartbeat_latency.ToNanoseconds() == 250_000_000
-    assert encoded.encode(replace(session, sequence=9), LATE).sequence == 9
-    leased = encoded.encode(session, Vitals(lease_expire_time=NOW))
+    assert encoded.encode(session, LATE).session.heartbeat_latency.ToNanoseconds() == 250_000_000
+    assert encoded.encode(replace(session, sequence=9), LATE).session.sequence == 9
+    leased = encoded.encode(session, Vitals(lease_expire_time=NOW)).session
     assert leased.lease_expire_time == convert.timestamp(NOW)
 
 
