@@ -1,4 +1,4 @@
-"""The one boundary: errors become status codes here, and nowhere else.
+"""The one boundary: callers are let in here, and errors become status codes, and nowhere else.
 
 - A BrokerError becomes its status, with ErrorInfo and whatever else helps the caller.
 - Anything unexpected becomes INTERNAL with an id that stands in the log beside the cause;
@@ -27,6 +27,7 @@ from grpc_status import rpc_status
 from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
+from broker.rpc.auth import Gate
 from broker.rpc.caller import Context
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "SESSION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "GATEWAY_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }
 """The status of each ErrorReason."""
@@ -75,10 +78,12 @@ class Boundary:
 
     Args:
         server: what it stands before.
+        gate: lets callers in.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, gate: Gate) -> None:
         self._server = server
+        self._gate = gate
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -99,17 +104,24 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
-    def _wrap(self, handler: Handler) -> Handler:
+    def _wrap(self, method: str, handler: Handler) -> Handler:
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(cast("Unary", handler.unary_unary)),
+                self._unary(method, cast("Unary", handler.unary_unary)),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                # It ends when its caller says so: a stop does not wait for it.
+                self._stream(method, cast("Stream", handler.stream_stream), counts=False),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         serialize = handler.response_serializer
         assert serialize is not None
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(cast("Stream", handler.unary_stream)),
+            self._stream(method, cast("Stream", handler.unary_stream)),
             request_deserializer=handler.request_deserializer,
             # What many streams send alike is serialized by the first of them.
             response_serializer=lambda message: (
@@ -117,11 +129,12 @@ class Boundary:
             ),
         )
 
-    def _unary(self, handler: Unary) -> Unary:
+    def _unary(self, method: str, handler: Unary) -> Unary:
         async def handle(request: Any, context: Context) -> Message:
             self._enter()
             try:
                 _correlate(context)
+                await self._gate.admit(method, request, context)
                 return await handler(request, context)
             except BaseException as error:
                 await _end(error, context)
@@ -131,18 +144,35 @@ class Boundary:
 
         return handle
 
-    def _stream(self, handler: Stream) -> Stream:
+    def _stream(self, method: str, handler: Stream, *, counts: bool = True) -> Stream:
         async def handle(request: Any, context: Context) -> AsyncIterator[Message | bytes]:
-            self._enter()
+            if counts:
+                self._enter()
             try:
                 _correlate(context)
-                async for message in handler(request, context):
-                    yield message
+                admitted = await self._gate.admit(method, request, context)
+                messages = handler(request, context)
+                with self._gate.holding(admitted) as leash:
+                    while not leash.is_cut:
+                        leash.is_waiting = True
+                        try:
+                            message = await anext(messages)
+                        except StopAsyncIteration:
+                            return
+                        except asyncio.CancelledError:
+                            if not leash.has_cancelled():
+                                raise
+                            break
+                        finally:
+                            leash.is_waiting = False
+                        yield message
+                    raise self._gate.revoked(leash, method, context)
             except BaseException as error:
                 await _end(error, context)
                 raise
             finally:
-                self._leave()
+                if counts:
+                    self._leave()
 
         return handle
 
@@ -159,7 +189,9 @@ class Boundary:
 class _Wrapped(grpc.GenericRpcHandler):
     """A service whose handlers are wrapped, each once."""
 
-    def __init__(self, service: grpc.GenericRpcHandler, wrap: Callable[[Handler], Handler]) -> None:
+    def __init__(
+        self, service: grpc.GenericRpcHandler, wrap: Callable[[str, Handler], Handler]
+    ) -> None:
         self._service = service
         self._wrap = wrap
         self._wrapped: dict[str, Handler] = {}
@@ -171,7 +203,7 @@ class _Wrapped(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[method] = self._wrap(handler)
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
 

@@ -5,6 +5,7 @@
 - ``ibgateway.broker.v1.SessionService``: sessions can be opened as far as the broker is
   concerned: the database takes the record and nothing drains.
 - ``gateways/<id>``: the last attempt to reach that Gateway was answered.
+- ``access``: what the access file and the certificates say is in force.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from grpc_health.v1 import health, health_pb2
 from ibgateway.broker.v1 import session_service_pb2
 
+from broker.access.doorkeeper import Doorkeeper
 from broker.events.log import EventLog
 from broker.runtime.manager import SessionManager
 
@@ -31,12 +33,17 @@ class HealthReporter:
     """Tells the health service what the broker knows."""
 
     def __init__(
-        self, manager: SessionManager, log: EventLog, holds_lock: Callable[[], bool]
+        self,
+        manager: SessionManager,
+        log: EventLog,
+        holds_lock: Callable[[], bool],
+        doorkeeper: Doorkeeper,
     ) -> None:
         self.servicer = health.aio.HealthServicer()
         self._manager = manager
         self._log = log
         self._holds_lock = holds_lock
+        self._doorkeeper = doorkeeper
 
     async def run(self) -> None:
         """Keep every status current until cancelled."""
@@ -59,6 +66,7 @@ class HealthReporter:
                 SERVING if self._log.available and self._holds_lock() else NOT_SERVING
             ),
         }
+        statuses["access"] = NOT_SERVING if self._doorkeeper.problem else SERVING
         for gateway_id, endpoint in self._manager.gateways.endpoints.items():
             statuses[f"gateways/{gateway_id}"] = SERVING if endpoint.reachable else NOT_SERVING
         return statuses
