@@ -104,6 +104,11 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Called by newer generated code for the same handlers again; asyncio servers look them up
+        as above.
+        """
+
     def _wrap(self, method: str, handler: Handler) -> Handler:
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(

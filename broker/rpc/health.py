@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 from ibgateway.broker.v1 import session_service_pb2
 
 from broker.access.doorkeeper import Doorkeeper
 from broker.events.log import EventLog
+from broker.rpc.caller import Context
 from broker.runtime.manager import SessionManager
 
 UPDATE_INTERVAL: Final = 0.25
@@ -27,6 +29,14 @@ UPDATE_INTERVAL: Final = 0.25
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 SESSION_SERVICE: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+
+class _Servicer(health.aio.HealthServicer):
+    """Everybody may ask for what he can name; nobody is told the names of the gateways."""
+
+    async def List(self, request: Any, context: Context) -> Any:
+        """Refused; the library's own answer is an error and a traceback in the log."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask Check, by the name of a service")
 
 
 class HealthReporter:
@@ -39,7 +49,7 @@ class HealthReporter:
         holds_lock: Callable[[], bool],
         doorkeeper: Doorkeeper,
     ) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _Servicer()
         self._manager = manager
         self._log = log
         self._holds_lock = holds_lock
