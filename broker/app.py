@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from broker.access.doorkeeper import Doorkeeper
+from broker.access.identity import Role
 from broker.config import Settings
 from broker.errors import StoreFencedError, StoreUnavailableError
 from broker.events.archive import Archive
@@ -97,7 +98,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
         doorkeeper = Doorkeeper(
             access_file=settings.access_file,
             tls=settings.tls_files,
-            client_role=settings.tls_client_role,
+            client_role=Role[settings.tls_client_role.upper()],
             now=now,
         )
         dsn = await _database(settings, stack)

@@ -37,7 +37,6 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from broker.access.identity import Role
 from broker.errors import StartupError
 from broker.gateway.base import GatewayKind
 from broker.gateway.endpoint import GatewaySettings
@@ -81,14 +80,6 @@ def _database_url(value: str) -> str:
     if not separator or scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
         raise ValueError("must begin with postgresql:// (or postgresql+asyncpg://)")
     return f"postgresql://{rest}"
-
-
-def _role(value: object) -> object:
-    if isinstance(value, str):
-        if value.upper() not in Role.__members__:
-            raise ValueError("must be viewer, trader or operator")
-        return Role[value.upper()]
-    return value
 
 
 def _default_data_dir() -> Path:
@@ -252,7 +243,7 @@ class Settings(BaseSettings):
     """The certificate's private key, in PEM."""
     tls_client_ca: Path | None = None
     """Let in only who shows a certificate of these authorities, in PEM."""
-    tls_client_role: Annotated[Role, BeforeValidator(_role)] = Role.VIEWER
+    tls_client_role: Literal["viewer", "trader", "operator"] = "viewer"
     """What a certificate is good for without an access file: viewer, trader or operator."""
     access_file: Path | None = None
     """Who may come in with which token or certificate, as what: docs/access.md."""

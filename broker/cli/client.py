@@ -430,7 +430,9 @@ def calling(address: str) -> Iterator[Broker]:
 
 def _channel(address: str, shown: Caller) -> grpc.Channel:
     if not shown.is_tls:
-        return grpc.insecure_channel(address, options=_OPTIONS)
+        # A proxy of the environment is on no way to this machine, where a token may go like this.
+        options = (("grpc.enable_http_proxy", 0),) if shown.token else ()
+        return grpc.insecure_channel(address, options=(*_OPTIONS, *options))
     credentials = grpc.ssl_channel_credentials(shown.roots, shown.key, shown.certificate)
     return grpc.secure_channel(address, credentials, options=_OPTIONS)
 

@@ -303,6 +303,9 @@ def gateway(message: gateway_pb2.Gateway) -> Gateway:
     )
 
 
+_ROLES: Final = {1: "viewer", 2: "trader", 3: "operator"}
+
+
 def broker_info(message: broker_service_pb2.GetBrokerInfoResponse) -> BrokerInfo:
     """What a broker is and can do."""
     limits = message.limits
@@ -323,4 +326,6 @@ def broker_info(message: broker_service_pb2.GetBrokerInfoResponse) -> BrokerInfo
         epoch=message.epoch,
         revision=message.revision,
         oldest_revision=message.oldest_revision,
+        caller=message.access.caller,
+        role=_ROLES.get(message.access.role, ""),
     )

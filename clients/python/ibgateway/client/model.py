@@ -359,6 +359,8 @@ class BrokerInfo:
         epoch: grows by one with each broker that takes over the database.
         revision: that of the newest persisted event.
         oldest_revision: the oldest event that a resume token can still continue from.
+        caller: who the broker takes you for; empty if it does not ask.
+        role: what you may do: ``"viewer"``, ``"trader"`` or ``"operator"``; empty likewise.
     """
 
     version: str
@@ -370,3 +372,5 @@ class BrokerInfo:
     epoch: int
     revision: int
     oldest_revision: int
+    caller: str = ""
+    role: str = ""
