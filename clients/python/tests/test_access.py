@@ -21,6 +21,7 @@ from ibgateway.client import (
     BrokerUnreachableError,
     Health,
     PermissionDeniedError,
+    Role,
     SessionEvent,
     SessionState,
     SnapshotComplete,
@@ -82,8 +83,8 @@ async def trader(trial: Trial) -> AsyncIterator[Broker]:
 
 
 async def test_a_token_opens_watches_and_closes_over_tls(trader: Broker) -> None:
-    info = await trader.info()
-    assert (info.caller, info.role) == ("trader", "trader")
+    access = (await trader.info()).access
+    assert (access.caller, access.role, access.problem) == ("trader", Role.TRADER, "")
     async with trader.open_session(lease_ttl=2) as session:
         assert session.info.owner == "trader"
         async with trader.watch(owner="trader") as watch:
@@ -103,7 +104,7 @@ async def test_a_token_opens_watches_and_closes_over_tls(trader: Broker) -> None
 
 async def test_who_is_refused_is_told_why_at_once(trial: Trial) -> None:
     async with trial.connect("viewer") as viewer, trial.connect() as owner:
-        assert (await viewer.info()).role == "viewer"
+        assert (await viewer.info()).access.role is Role.VIEWER
         with pytest.raises(PermissionDeniedError) as denied:
             await viewer.open_session()
         assert (denied.value.needed_role, denied.value.retryable) == ("trader", False)
@@ -128,7 +129,7 @@ async def test_who_is_refused_is_told_why_at_once(trial: Trial) -> None:
 
 async def test_an_owner_that_is_not_ones_own_is_refused(trial: Trial) -> None:
     async with trial.connect(owner="trader") as broker:
-        assert (await broker.info()).caller == "trader"
+        assert (await broker.info()).access.caller == "trader"
     async with trial.connect(owner="momentum") as broker:
         with pytest.raises(PermissionDeniedError, match="momentum"):
             await broker.open_session()

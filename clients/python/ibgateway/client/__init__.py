@@ -61,6 +61,7 @@ from ibgateway.client.events import (
 )
 from ibgateway.client.gateways import Gateways
 from ibgateway.client.model import (
+    BrokerAccess,
     BrokerInfo,
     BrokerLimits,
     CircuitBreaker,
@@ -75,6 +76,7 @@ from ibgateway.client.model import (
     GatewayKind,
     Health,
     QuarantinedClientId,
+    Role,
     SessionInfo,
     SessionState,
     Verification,
@@ -90,6 +92,7 @@ __all__ = [
     "Backoff",
     "Bookmark",
     "Broker",
+    "BrokerAccess",
     "BrokerClosedError",
     "BrokerDrainingError",
     "BrokerError",
@@ -130,6 +133,7 @@ __all__ = [
     "RequestIdReusedError",
     "Reset",
     "Resumed",
+    "Role",
     "Session",
     "SessionEndedError",
     "SessionEvent",
