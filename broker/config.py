@@ -301,12 +301,17 @@ class Settings(BaseSettings):
         files = (self.tls_certificate, self.tls_key, self.tls_client_ca)
         return tuple(path for path in files if path is not None)
 
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers must say who they are."""
+        return self.access_file is not None or self.tls_client_ca is not None
+
     def _require_access(self) -> None:
         """Refuse to listen where anybody who connects could trade, or read a token on its way."""
         missing = []
         if self.tls_certificate is None:
             missing.append("tls_certificate and tls_key")
-        if self.access_file is None and self.tls_client_ca is None:
+        if not self.knows_callers:
             missing.append("access_file or tls_client_ca")
         if missing:
             raise ValueError(

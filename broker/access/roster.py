@@ -46,7 +46,7 @@ class Entry:
 
     Args:
         identity: who.
-        until: when it expires; None never.
+        until: when it expires, in UTC; None never.
         digest: the SHA-256 of the token; None is a certificate with the identity's name.
     """
 
@@ -59,15 +59,22 @@ class Entry:
         """What names this key beside its owner's name."""
         return _CERTIFICATE if self.digest is None else self.digest.hex()[:12]
 
+    @property
+    def until_text(self) -> str:
+        """When it expires, as the file has it."""
+        if self.until is None:
+            return _NEVER
+        return f"{self.until.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
     def is_valid(self, now: datetime) -> bool:
         """Whether it has not expired."""
         return self.until is None or now < self.until
 
     def line(self) -> str:
         """As the file has it."""
-        until = _NEVER if self.until is None else f"{self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         key = _CERTIFICATE if self.digest is None else f"sha256:{self.digest.hex()}"
-        return f"{self.identity.name}  {self.identity.role.name.lower()}  {until}  {key}\n"
+        role = self.identity.role.name.lower()
+        return f"{self.identity.name}  {role}  {self.until_text}  {key}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +150,22 @@ def _entry(line: str) -> Entry:
         )
     return Entry(
         Identity(name, Role[role.upper()]),
-        None if until == _NEVER else _time(until),
+        None if until == _NEVER else time(until),
         None if found is None else bytes.fromhex(found[1]),
     )
 
 
-def _time(text: str) -> datetime:
+def time(text: str) -> datetime:
+    """When something expires, as the file has it; ValueError if it does not say so."""
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise ValueError(
-            f"until is never, or a time with its zone such as 2027-01-31T00:00:00Z, not {text!r}"
-        )
-    return time
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"until is never, or a time with its zone such as 2027-01-31T00:00:00Z, not {text!r}"
+    )
 
 
 def read(path: Path) -> Roster:

@@ -242,10 +242,7 @@ def revoke(
 
 
 def _said(entry: Entry, now: datetime) -> str:
-    if entry.until is None:
-        return "never"
-    until = f"{entry.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return until if entry.is_valid(now) else f"{until} (expired)"
+    return entry.until_text if entry.is_valid(now) else f"{entry.until_text} (expired)"
 
 
 def _file(given: Path | None) -> Path:
@@ -270,10 +267,10 @@ def _until(text: str) -> datetime:
         hours = int(span[1]) * (24 if span[2] == "d" else 1)
         return (_now() + timedelta(hours=hours)).replace(microsecond=0)
     try:
-        until = datetime.fromisoformat(text)
+        until = roster.time(text)
     except ValueError:
-        until = None
-    if until is None or until.tzinfo is None or until <= _now():
+        until = _now()
+    if until <= _now():
         raise typer.BadParameter(
             f"{text!r} is neither a time to come with its zone, such as 2027-01-31T00:00:00Z, nor "
             "a time from now such as 30d",
