@@ -118,7 +118,9 @@ class Doorkeeper:
             entry = next((known[name] for name in proof if name in known), None)
         if entry is None:
             return Unknown.NOT_KNOWN
-        return entry.identity if entry.is_valid(self._now()) else Unknown.EXPIRED
+        if entry.until is None or entry.is_valid(self._now()):
+            return entry.identity
+        return Unknown.EXPIRED
 
     def authenticate(self, token: str) -> Identity | None:
         """Who has this token; None if nobody, or not any more."""

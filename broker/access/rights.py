@@ -10,32 +10,26 @@ from broker.access.identity import Role
 
 
 class Right(enum.Enum):
-    """What a caller must be allowed to do."""
+    """What a caller must be allowed to do.
 
-    ANYBODY = "anybody"
+    Attributes:
+        role: the least role that has it.
+    """
+
+    ANYBODY = ("anybody", Role.VIEWER)
     """Nobody is asked who he is: probes have no secrets."""
-    SEE = "see"
+    SEE = ("see", Role.VIEWER)
     """See everything: a viewer does, so that somebody can watch over all of it."""
-    OPEN = "open"
+    OPEN = ("open", Role.TRADER)
     """Open sessions in its own name."""
-    OWN = "own"
+    OWN = ("own", Role.TRADER)
     """Use or end a session: a trader those that it owns, an operator all."""
-    OPERATE = "operate"
+    OPERATE = ("operate", Role.OPERATOR)
     """Decide about gateways."""
 
-    @property
-    def role(self) -> Role:
-        """The least role that has it."""
-        return _ROLES[self]
+    def __init__(self, _: str, role: Role) -> None:
+        self.role = role
 
-
-_ROLES: Final = {
-    Right.ANYBODY: Role.VIEWER,
-    Right.SEE: Role.VIEWER,
-    Right.OPEN: Role.TRADER,
-    Right.OWN: Role.TRADER,
-    Right.OPERATE: Role.OPERATOR,
-}
 
 _SESSIONS: Final = "/ibgateway.broker.v1.SessionService/"
 _GATEWAYS: Final = "/ibgateway.broker.v1.GatewayService/"

@@ -25,8 +25,6 @@ from broker.simulator.gateway import SimulatedGateway
 from tests.access import bearer, calling, give_token, guarded, make, settings, token_of
 from tests.harness import CONNECTED, Client, Refusal, eventually, refusal, serving
 
-pytestmark = pytest.mark.requirement("AC-015")
-
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
 
@@ -98,6 +96,7 @@ async def test_a_token_is_who_one_is_and_owns_what_it_opens(
         assert (session.owner, session.state) == ("momentum", CONNECTED)
 
 
+@pytest.mark.requirement("AC-015")
 async def test_nothing_is_told_to_who_shows_nothing(address: str, trial: Trial) -> None:
     async with calling(address, trial) as client:
         said = await refused(info(client))
@@ -212,6 +211,7 @@ async def test_on_loopback_tokens_need_no_tls_and_callers_without_a_file_no_toke
 # -- what is whose -----------------------------------------------------------------
 
 
+@pytest.mark.requirement("AC-015")
 async def test_a_trader_ends_its_own_sessions_and_an_operator_everybodys(
     address: str, trial: Trial, momentum: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -250,6 +250,7 @@ async def test_a_trader_ends_its_own_sessions_and_an_operator_everybodys(
     assert acted.__dict__["session_id"] == session.session_id
 
 
+@pytest.mark.requirement("AC-015")
 async def test_what_an_operator_does_to_a_gateway_is_recorded_with_its_name(
     address: str, trial: Trial, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +268,7 @@ async def test_what_an_operator_does_to_a_gateway_is_recorded_with_its_name(
     ]
 
 
+@pytest.mark.requirement("AC-015")
 async def test_nobody_takes_over_or_sees_through_anothers_request_id(
     address: str, trial: Trial
 ) -> None:
@@ -288,6 +290,7 @@ async def test_nobody_takes_over_or_sees_through_anothers_request_id(
 # -- what changes meanwhile --------------------------------------------------------
 
 
+@pytest.mark.requirement("AC-015")
 async def test_a_revoked_token_loses_its_stream_and_a_new_one_resumes_it(
     address: str, trial: Trial, momentum: str
 ) -> None:
@@ -378,6 +381,7 @@ async def test_another_role_counts_from_the_next_call_on(address: str, trial: Tr
         ("pipe", "is not a file"),
     ],
 )
+@pytest.mark.requirement("AC-015")
 async def test_a_broken_access_file_keeps_the_last_good_one_and_says_so(
     address: str, trial: Trial, caplog: pytest.LogCaptureFixture, harm: str, said: str
 ) -> None:

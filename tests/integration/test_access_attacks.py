@@ -24,8 +24,6 @@ from broker.rpc.audit import BURST, Audit
 from broker.simulator.gateway import SimulatedGateway
 from tests.access import calling, guarded, make, token_of
 
-pytestmark = pytest.mark.requirement("AC-015")
-
 SERVICE = "ibgateway.broker.v1.BrokerService"
 CURL = shutil.which("curl")
 OK = "0"
@@ -95,6 +93,7 @@ async def test_curl_is_let_in_with_a_token_and_not_without(address: str, trial: 
         ("x-forwarded-client-cert: CN=operator", "x-ssl-client-cn: operator"),
     ],
 )
+@pytest.mark.requirement("AC-015")
 async def test_whatever_is_not_one_bearer_token_is_refused(
     address: str, trial: Trial, headers: tuple[str, ...]
 ) -> None:
@@ -151,6 +150,7 @@ async def test_an_old_tls_is_not_spoken(
         await asyncio.open_connection(host, int(port), ssl=context)
 
 
+@pytest.mark.requirement("AC-015")
 async def test_no_token_and_no_digest_of_one_is_in_an_error_or_in_the_log(
     address: str, trial: Trial, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,6 +177,7 @@ async def test_no_token_and_no_digest_of_one_is_in_an_error_or_in_the_log(
     assert digest.hex() not in said
 
 
+@pytest.mark.requirement("AC-015")
 def test_a_stranger_fills_no_disk_and_hides_nobody(caplog: pytest.LogCaptureFixture) -> None:
     clock = [0.0]
     audit = Audit(lambda: clock[0])

@@ -17,8 +17,6 @@ from broker.simulator.gateway import SimulatedGateway
 from tests.access import guarded, make, settings, token_of
 from tests.program import Said, ask, free_address, run, running, until
 
-pytestmark = pytest.mark.requirement("AC-015")
-
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
@@ -228,6 +226,7 @@ async def test_a_broker_that_is_not_trusted_is_told_apart_from_none(
     assert "no broker answers" in none.err
 
 
+@pytest.mark.requirement("AC-015")
 async def test_a_token_is_not_shown_for_everybody_to_read(trial: Trial) -> None:
     token = trial.token(Role.VIEWER)
     beyond = ["gateways", "list", "--broker", "192.0.2.1:1"]

@@ -26,8 +26,6 @@ from broker.simulator.gateway import SimulatedGateway
 from tests.access import calling, give_token, guarded, make, token_of
 from tests.harness import Client, refusal
 
-pytestmark = pytest.mark.requirement("AC-015")
-
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "access.md"
 BEGIN: Final = "<!-- made by tests/integration/test_access_table.py -->\n"
 END: Final = "<!-- end of what is made -->\n"
@@ -102,6 +100,7 @@ CALLS: Final[Mapping[str, Callable[[Client, str], Awaitable[Any]]]] = {
 }
 
 
+@pytest.mark.requirement("AC-015")
 def test_every_rpc_that_is_served_has_a_row() -> None:
     files = (
         session_service_pb2,
@@ -135,6 +134,7 @@ async def outcome(call: Awaitable[Any]) -> str:
     return said.reason
 
 
+@pytest.mark.requirement("AC-015")
 async def test_the_table_of_rights_is_what_happens_over_tls(
     simulator: SimulatedGateway, database_url: str, tmp_path: Path
 ) -> None:

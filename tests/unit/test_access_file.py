@@ -18,8 +18,6 @@ from broker.access.identity import Identity, Role
 from broker.access.roster import Entry
 from broker.errors import UnusableFileError
 
-pytestmark = pytest.mark.requirement("AC-015")
-
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 KEY = "sha256:" + "ab" * 32
 
@@ -105,6 +103,7 @@ def test_a_line_says_who_with_which_key_and_until_when() -> None:
         ("a trader never certificate\na viewer never certificate", "in another line"),
     ],
 )
+@pytest.mark.requirement("AC-015")
 def test_a_bad_line_is_refused_by_its_number(line: str, said: str) -> None:
     with pytest.raises(UnusableFileError) as caught:
         parse(f"# heading\n{line}\n")
@@ -213,6 +212,7 @@ def test_an_edit_of_a_broken_file_is_refused_and_changes_nothing(tmp_path: Path)
         (0o604, True, "read by everybody"),
     ],
 )
+@pytest.mark.requirement("AC-015")
 def test_a_file_that_is_open_to_others_is_refused(
     tmp_path: Path, mode: int, said: str, *, is_secret: bool
 ) -> None:
