@@ -17,7 +17,7 @@ from broker.access.identity import Identity, Role
 from broker.access.rights import RIGHTS, Right
 from broker.errors import PermissionDeniedError, UnauthenticatedError
 from broker.rpc.audit import STRANGERS, Audit
-from broker.rpc.caller import OWNER_KEY, Context, proven
+from broker.rpc.caller import OWNER_KEY, Context, Metadata, correlation_id, proven
 
 TOKEN_KEY: Final = "authorization"  # noqa: S105  # a name, not a token
 LONGEST_HEADER: Final = 128
@@ -87,12 +87,15 @@ class Gate:
         self._leashes: set[Leash] = set()
         doorkeeper.on_change = self._cut_loose
 
-    async def admit(self, method: str, request: Any, context: Context) -> Admitted | None:
+    async def admit(
+        self, method: str, request: Any, metadata: Metadata, context: Context
+    ) -> Admitted | None:
         """Let a caller in; `proven` says from then on who it is.
 
         Args:
             method: the path of the rpc.
             request: what it asks.
+            metadata: what came with it.
             context: of the rpc.
 
         Returns:
@@ -106,7 +109,7 @@ class Gate:
         right = RIGHTS[method]
         if not self._doorkeeper.is_required:
             return None
-        proof, claims = self._shown(method, context)
+        proof, claims = self._shown(method, metadata, context)
         identity = self._doorkeeper.identify(proof)
         if isinstance(identity, Unknown):
             what = "token" if isinstance(proof, bytes) else "certificate"
@@ -157,13 +160,15 @@ class Gate:
             if self._doorkeeper.identify(admitted.proof) != admitted.identity:
                 leash.cut()
 
-    def _shown(self, method: str, context: Context) -> tuple[Proof, list[str | bytes]]:
+    def _shown(
+        self, method: str, metadata: Metadata, context: Context
+    ) -> tuple[Proof, list[str | bytes]]:
         """What the caller shows: its token or, without one, its certificate; and under which names
         it wants to be the owner.
         """
         header: str | bytes | None = None
         claims: list[str | bytes] = []
-        for key, value in context.invocation_metadata() or ():
+        for key, value in metadata:
             if key == TOKEN_KEY:
                 if header is not None:
                     raise self._stranger(f"metadata {TOKEN_KEY} was sent twice", method, context)
@@ -216,7 +221,7 @@ class Gate:
     def _operated(
         self, identity: Identity, method: str, context: Context, what: dict[str, str]
     ) -> None:
-        fields = {"method": method, "caller": identity.name, "peer": context.peer(), **what}
+        fields = {"method": method, "caller": identity.name, **_call(context), **what}
         self._audit.operated(fields)
 
     def _stranger(self, cause: str, method: str, context: Context) -> UnauthenticatedError:
@@ -226,7 +231,7 @@ class Gate:
         self, caller: str, cause: str, method: str, context: Context
     ) -> UnauthenticatedError:
         error = UnauthenticatedError(cause, method, RIGHTS[method].role.name.lower())
-        self._audit.refused(caller, {**error.metadata, "caller": caller, "peer": context.peer()})
+        self._audit.refused(caller, {**error.metadata, "caller": caller, **_call(context)})
         return error
 
     def _denied(
@@ -250,5 +255,10 @@ class Gate:
                 **(more or {}),
             },
         )
-        self._audit.refused(identity.name, {**error.metadata, "peer": context.peer()})
+        self._audit.refused(identity.name, {**error.metadata, **_call(context)})
         return error
+
+
+def _call(context: Context) -> dict[str, str]:
+    """Which call a line is about."""
+    return {"peer": context.peer(), "correlation_id": str(correlation_id.get(""))}

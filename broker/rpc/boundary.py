@@ -14,7 +14,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -28,7 +27,7 @@ from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
 from broker.rpc.auth import Gate
-from broker.rpc.caller import Context
+from broker.rpc.caller import Context, Metadata, correlation_id
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +60,6 @@ STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }
 """The status of each ErrorReason."""
-
-correlation_id: ContextVar[uuid.UUID] = ContextVar("correlation_id")
-"""That of the request being handled."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary = Callable[[Any, Context], Awaitable[Message]]
@@ -138,8 +134,9 @@ class Boundary:
         async def handle(request: Any, context: Context) -> Message:
             self._enter()
             try:
-                _correlate(context)
-                await self._gate.admit(method, request, context)
+                metadata = context.invocation_metadata() or ()
+                _correlate(metadata, context)
+                await self._gate.admit(method, request, metadata, context)
                 return await handler(request, context)
             except BaseException as error:
                 await _end(error, context)
@@ -154,8 +151,9 @@ class Boundary:
             if counts:
                 self._enter()
             try:
-                _correlate(context)
-                admitted = await self._gate.admit(method, request, context)
+                metadata = context.invocation_metadata() or ()
+                _correlate(metadata, context)
+                admitted = await self._gate.admit(method, request, metadata, context)
                 messages = handler(request, context)
                 with self._gate.holding(admitted) as leash:
                     while not leash.is_cut:
@@ -212,8 +210,8 @@ class _Wrapped(grpc.GenericRpcHandler):
         return wrapped
 
 
-def _correlate(context: Context) -> None:
-    given = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY)
+def _correlate(metadata: Metadata, context: Context) -> None:
+    given = dict(metadata).get(CORRELATION_KEY)
     if given is None:
         value = uuid.uuid4()
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Final
+from uuid import UUID
 
 import grpc.aio
 
@@ -15,9 +17,14 @@ OWNER_KEY: Final = "x-broker-owner"
 NOBODY: Final = "local"
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 proven: ContextVar[Identity | None] = ContextVar("proven", default=None)
 """Who has sent the request being handled; None if callers need not say so."""
+
+
+correlation_id: ContextVar[UUID] = ContextVar("correlation_id")
+"""That of the request being handled."""
 
 
 def owner(context: Context) -> str:

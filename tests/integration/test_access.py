@@ -245,6 +245,7 @@ async def test_a_trader_ends_its_own_sessions_and_an_operator_everybodys(
     [denied, *_] = [record for record in caplog.records if record.message == "access_refused"]
     assert denied.__dict__["caller"] == "momentum"
     assert denied.__dict__["needed_role"] == "operator"
+    assert uuid.UUID(denied.__dict__["correlation_id"]).version == 4
     [acted] = [record for record in caplog.records if record.message == "operator_action"]
     assert acted.__dict__["caller"] == "operator"
     assert acted.__dict__["session_id"] == session.session_id
