@@ -47,28 +47,39 @@ def material(contents: Sequence[bytes], paths: Sequence[Path], now: datetime) ->
     """
     leaf = _certificates(contents[0], paths[0])[0]
     try:
-        key = serialization.load_pem_private_key(contents[1], password=None)
+        key = _public(serialization.load_pem_private_key(contents[1], password=None).public_key())
     except TypeError:
         raise UnusableFileError(f"{paths[1]}: the key has a password; take it off") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UnusableFileError(f"{paths[1]}: is no private key in PEM: {error}") from None
-    if _public(key.public_key()) != _public(leaf.public_key()):
+    if key != leaf.key:
         raise UnusableFileError(f"{paths[1]}: is not the key of the certificate in {paths[0]}")
-    if leaf.not_valid_after_utc <= now:
+    if leaf.not_after <= now:
         raise UnusableFileError(
-            f"{paths[0]}: the certificate has expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} "
-            "UTC; no client would take it"
+            f"{paths[0]}: the certificate has expired at {leaf.not_after:%Y-%m-%d %H:%M} UTC; no "
+            "client would take it"
         )
     client_ca = contents[2] if len(contents) > 2 else None
     if client_ca is not None:
         _certificates(client_ca, paths[2])
-    return Material(contents[0], contents[1], client_ca, leaf.not_valid_after_utc)
+    return Material(contents[0], contents[1], client_ca, leaf.not_after)
 
 
-def _certificates(content: bytes, path: Path) -> list[x509.Certificate]:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What counts of a certificate."""
+
+    key: bytes
+    not_after: datetime
+
+
+def _certificates(content: bytes, path: Path) -> list[_Read]:
     try:
-        return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+        return [
+            _Read(_public(found.public_key()), found.not_valid_after_utc)
+            for found in x509.load_pem_x509_certificates(content)
+        ]
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UnusableFileError(f"{path}: is no certificate in PEM: {error}") from None
 
 

@@ -179,7 +179,8 @@ class Gate:
             return self._token(header, method, context), claims
         if self._doorkeeper.takes_certificates:
             shown = context.auth_context()
-            names = [name for key in _NAMES for name in shown.get(key, ())]
+            # Authorities that verify alternative names may leave the common name to the applicant.
+            names = next((shown[key] for key in _NAMES if shown.get(key)), ())
             if names:
                 return tuple(name.decode(errors="replace") for name in names), claims
         raise self._stranger("no token was sent", method, context)

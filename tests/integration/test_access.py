@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,42 @@ async def test_without_an_access_file_a_certificate_has_the_role_of_the_setting(
                 )
             )
             assert said.status is UNAUTHENTICATED
+
+
+async def test_of_a_certificate_with_alternative_names_the_common_name_does_not_count(
+    simulator: SimulatedGateway, database_url: str, tmp_path: Path
+) -> None:
+    trial = make(tmp_path, desk=Role.OPERATOR, risk=Role.VIEWER)
+    certificate, key = trial.client("both")
+    await openssl(
+        *("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-subj", "/CN=desk", "-addext", "subjectAltName=DNS:nobody,URI:risk"),
+        *("-keyout", str(key), "-out", str(tmp_path / "request.pem")),
+    )
+    await openssl(
+        *("x509", "-req", "-in", str(tmp_path / "request.pem"), "-copy_extensions", "copy"),
+        *("-CA", str(trial.ca), "-CAkey", str(trial.directory / "ca-key.pem")),
+        *("-days", "2", "-out", str(certificate)),
+    )
+    async with (
+        guarded(simulator, database_url, trial, **settings(trial, mutual=True)) as address,
+        calling(address, trial, client="both") as client,
+    ):
+        access = (await info(client)).access
+        assert (access.caller, access.role) == ("risk", broker_service_pb2.ROLE_VIEWER)
+        roster.revoke(trial.access_file, "risk", None)
+        await eventually(lambda: _is_refused(client))
+
+
+async def openssl(*arguments: str) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
 
 
 async def test_a_certificate_of_another_authority_is_refused(

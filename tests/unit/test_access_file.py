@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.access import roster, tokens
+from broker.access import certificates, roster, tokens
 from broker.access.doorkeeper import Doorkeeper, Unknown
 from broker.access.guarded import LARGEST, GuardedFile, Watched
 from broker.access.identity import Identity, Role
@@ -326,3 +327,63 @@ def test_the_digest_of_a_token_is_no_token(tmp_path: Path) -> None:
     doorkeeper = Doorkeeper(access_file=written(tmp_path / "access", item.line()), now=lambda: NOW)
     for stolen in (item.digest.hex(), f"sha256:{item.digest.hex()}", f"gwb_{item.digest.hex()}"):
         assert doorkeeper.authenticate(stolen) is None
+
+
+# -- whatever else a file may hold -------------------------------------------------
+
+CA = certificates.new_authority("test", now=NOW, days=9)
+SERVER = certificates.new_server(CA, ["localhost"], now=NOW, days=9)
+PATHS = (Path("server.pem"), Path("server-key.pem"), Path("ca.pem"))
+
+
+def changed(data: st.DataObject, content: bytes) -> bytes:
+    """The content with some bytes replaced, or cut off."""
+    begin = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(begin, min(begin + 40, len(content))))
+    tail = content[end:] if data.draw(st.booleans()) else b""
+    return content[:begin] + data.draw(st.binary(max_size=40)) + tail
+
+
+@given(st.data())
+def test_a_damaged_certificate_is_refused_and_nothing_else_happens(data: st.DataObject) -> None:
+    contents = [SERVER.certificate, SERVER.key, CA.certificate]
+    index = data.draw(st.integers(0, 2))
+    contents[index] = changed(data, contents[index])
+    with contextlib.suppress(UnusableFileError):
+        found = certificates.material(contents, PATHS, NOW)
+        # What is still taken is what gRPC will be given.
+        assert [found.certificate, found.key, found.client_ca] == contents
+
+
+@given(st.data())
+def test_a_damaged_access_file_is_refused_and_nothing_else_happens(data: st.DataObject) -> None:
+    content = roster.HEADER + entry().line() + "desk operator 2027-01-31T00:00:00Z certificate\n"
+    with contextlib.suppress(UnusableFileError):
+        found = roster.parse(changed(data, content.encode()), Path("access"))
+        # What is still taken says the same when it is written anew.
+        again = roster.HEADER + "".join(item.line() for item in found.entries)
+        assert parse(again).entries == found.entries
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        ([b"", SERVER.key], "server.pem: is no certificate"),
+        ([SERVER.certificate, b""], "server-key.pem: is no private key"),
+        ([SERVER.certificate, SERVER.certificate], "server-key.pem: is no private key"),
+        ([SERVER.certificate, CA.key], "is not the key of the certificate"),
+        ([SERVER.certificate, SERVER.key, b""], "ca.pem: is no certificate"),
+    ],
+)
+def test_a_certificate_that_grpc_would_refuse_is_refused_by_its_name(
+    contents: list[bytes], said: str
+) -> None:
+    with pytest.raises(UnusableFileError, match=said):
+        certificates.material(contents, PATHS, NOW)
+
+
+def test_a_certificate_that_has_expired_is_refused() -> None:
+    with pytest.raises(UnusableFileError, match="has expired at 2027-01-10"):
+        certificates.material(
+            [SERVER.certificate, SERVER.key], PATHS, NOW + timedelta(days=9, seconds=1)
+        )
