@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import socket
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from broker.access.doorkeeper import Doorkeeper
+from broker.access.identity import Role
 from broker.config import Settings
 from broker.errors import StoreFencedError, StoreUnavailableError
 from broker.events.archive import Archive
@@ -32,6 +35,8 @@ from broker.events.watch import Watches
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.ib import IBConnector
 from broker.rpc import convert
+from broker.rpc.audit import Audit
+from broker.rpc.auth import Gate
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
@@ -90,6 +95,12 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
     start_time = now()
     async with AsyncExitStack() as stack:
         stack.enter_context(_first_cause())
+        doorkeeper = Doorkeeper(
+            access_file=settings.access_file,
+            tls=settings.tls_files,
+            client_role=Role[settings.tls_client_role.upper()],
+            now=now,
+        )
         dsn = await _database(settings, stack)
         holder = f"{socket.gethostname()} pid {os.getpid()}"
         store = await PostgresStore.open(
@@ -131,10 +142,12 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
             keeper = tasks.create_task(gateways.run(), name="quarantine")
             housekeeper = Housekeeper(store, hub, _retention(settings))
             cleaner = tasks.create_task(housekeeper.run(), name="housekeeping")
-            health = HealthReporter(manager, log, lambda: store.holds_lock)
+            health = HealthReporter(manager, log, lambda: store.holds_lock, doorkeeper)
             server = Server(
                 settings.grpc_listen,
                 watcher_limit=settings.watcher_limit,
+                doorkeeper=doorkeeper,
+                gate=Gate(doorkeeper, manager.owner, Audit(time.monotonic)),
                 sessions=SessionService(
                     Admission(manager, ports, session_limit=settings.session_limit),
                     manager,
@@ -158,11 +171,13 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                         retention_age=settings.retention_days * DAY,
                         retention_events=settings.retention_events,
                     ),
+                    doorkeeper=doorkeeper,
                 ),
                 health=health,
             )
             reporter = tasks.create_task(health.run(), name="health")
             guard = tasks.create_task(_guard(store), name="database-lock")
+            door = tasks.create_task(doorkeeper.run(), name="access-files")
             # Nobody is to see a session CONNECTED whose link died with the broker before this one.
             await log.flush(settings.store_timeout)
             await server.start()
@@ -182,6 +197,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 hub.end()
                 await server.stop(settings.stop_grace)
                 guard.cancel()
+                door.cancel()
                 keeper.cancel()
                 writer.cancel()
 

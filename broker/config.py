@@ -14,6 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -236,8 +237,19 @@ class Settings(BaseSettings):
     """The least severe messages to log."""
     log_format: Literal["json", "console"] = "json"
     """How log lines are written."""
+    tls_certificate: Path | None = None
+    """Serve TLS with this certificate, in PEM, followed by those between it and its root."""
+    tls_key: Path | None = None
+    """The certificate's private key, in PEM."""
+    tls_client_ca: Path | None = None
+    """Let in only who shows a certificate of these authorities, in PEM."""
+    tls_client_role: Literal["viewer", "trader", "operator"] = "viewer"
+    """What a certificate is good for without an access file: viewer, trader or operator."""
+    access_file: Path | None = None
+    """Who may come in with which token or certificate, as what: docs/access.md."""
     insecure_no_auth: bool = False
-    """Listen beyond loopback although anybody who connects can then open sessions."""
+    """Listen beyond loopback although anybody who connects can then open sessions, or, with an
+    access file and without TLS, although tokens can be read on their way."""
 
     @classmethod
     def settings_customise_sources(
@@ -275,14 +287,39 @@ class Settings(BaseSettings):
                     f"({gateway.host}:{gateway.port}); two names would fight over its client ids"
                 )
             addresses[address] = name
-        host = self.grpc_listen.rpartition(":")[0]
-        if _canonical_host(host) != _LOOPBACK and not self.insecure_no_auth:
-            raise ValueError(
-                f"grpc_listen: {self.grpc_listen} is beyond loopback, where anybody who connects "
-                "could trade; this broker cannot tell callers apart yet. Listen on 127.0.0.1, "
-                "or set insecure_no_auth if the network itself keeps strangers out"
-            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate, tls_key: one is nothing without the other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca: needs tls_certificate and tls_key, too")
+        if not is_loopback(self.grpc_listen) and not self.insecure_no_auth:
+            self._require_access()
         return self
+
+    @property
+    def tls_files(self) -> tuple[Path, ...]:
+        """Certificate, key and, if there is one, client CA; empty without TLS."""
+        files = (self.tls_certificate, self.tls_key, self.tls_client_ca)
+        return tuple(path for path in files if path is not None)
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers must say who they are."""
+        return self.access_file is not None or self.tls_client_ca is not None
+
+    def _require_access(self) -> None:
+        """Refuse to listen where anybody who connects could trade, or read a token on its way."""
+        missing = []
+        if self.tls_certificate is None:
+            missing.append("tls_certificate and tls_key")
+        if not self.knows_callers:
+            missing.append("access_file or tls_client_ca")
+        if missing:
+            raise ValueError(
+                f"grpc_listen: {self.grpc_listen} is beyond loopback, where callers must be known "
+                f"and what they send must be encrypted; set {', and '.join(missing)} "
+                "(`gateway-broker access init DIR` makes all of them for a trial), listen on "
+                "127.0.0.1, or set insecure_no_auth if the network itself keeps strangers out"
+            )
 
 
 class _GivenSettings(Settings):
@@ -350,6 +387,47 @@ def broker_address() -> str:
         return address
     host, _, port = load_settings(insecure_no_auth=True).grpc_listen.rpartition(":")
     return f"{_REACHED_AT.get(host, host)}:{port}"
+
+
+def access_file() -> Path | None:
+    """Where the access file of this configuration is; None without one.
+
+    Raises:
+        StartupError: the configuration is refused.
+    """
+    return load_settings(insecure_no_auth=True).access_file
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT is on this machine."""
+    return _canonical_host(address.rpartition(":")[0]) == _LOOPBACK
+
+
+@dataclass(frozen=True, slots=True)
+class CallerFiles:
+    """What a command shows to a broker, and whom it trusts, as the environment says.
+
+    Args:
+        tls_ca: whose certificates are trusted; ``system`` for those that gRPC knows.
+        token: the file with the token.
+        certificate: the file with the certificate of the caller.
+        key: the file with the key of that.
+    """
+
+    tls_ca: str | None = None
+    token: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+def caller_files() -> CallerFiles:
+    """What the environment says of GATEWAY_BROKER_TLS_CA, _TOKEN_FILE, _CERT and _KEY."""
+    return CallerFiles(
+        *(
+            os.environ.get(f"GATEWAY_BROKER_{name}") or None
+            for name in ("TLS_CA", "TOKEN_FILE", "CERT", "KEY")
+        )
+    )
 
 
 def _got(location: tuple[int | str, ...], value: object) -> str:

@@ -15,6 +15,8 @@ BrokerError
 ├── ClientIdsExhaustedError         the gateway's pool is empty
 ├── RequestIdReusedError            the caller erred: the request_id stands for another open
 ├── SessionClosedError              the session ended while the caller waited for it
+├── UnauthenticatedError            the caller did not say who it is
+├── PermissionDeniedError           the caller may not do this
 ├── SlowConsumerError               the watcher fell too far behind
 ├── SessionNotConnectedError        the session has no link now
 ├── CircuitBreakerOpenError         the gateway has failed repeatedly
@@ -86,6 +88,12 @@ class Phase(enum.StrEnum):
 
 class StartupError(Exception):
     """The broker cannot start; the message says why and what to do."""
+
+
+class UnusableFileError(StartupError):
+    """A file that decides who may come in is not usable; one that was so at the start stays in
+    force as it was then.
+    """
 
 
 class IllegalInputError(Exception):
@@ -334,6 +342,39 @@ class GatewayDrainingError(BrokerError):
             metadata={"gateway_id": gateway_id, "actor": actor, "drain_reason": drain_reason},
             retry_after=retry_after,
         )
+
+
+class UnauthenticatedError(BrokerError):
+    """The caller has not said who it is, or not truly.
+
+    Args:
+        cause: what is wrong, for people.
+        method: the rpc that it called.
+        needed_role: whom the broker would let do this, at the least.
+    """
+
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self, cause: str, method: str, needed_role: str) -> None:
+        super().__init__(
+            f"{cause}; send metadata `authorization: Bearer TOKEN`, or show a certificate that "
+            "the broker knows",
+            metadata={"cause": cause, "method": method, "needed_role": needed_role},
+        )
+
+
+class PermissionDeniedError(BrokerError):
+    """The caller is known, and may not do this.
+
+    Args:
+        message: what it may not do, and who may.
+        metadata: caller, role, method, needed_role, and what else the message says.
+    """
+
+    reason = "PERMISSION_DENIED"
+
+    def __init__(self, message: str, metadata: Mapping[str, str]) -> None:
+        super().__init__(message, metadata=metadata)
 
 
 class SlowConsumerError(BrokerError):

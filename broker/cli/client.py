@@ -25,6 +25,9 @@ from ibgateway.broker.v1 import (
 )
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from broker.cli.caller import Caller, caller
+
+_TOKEN_KEY: Final = "authorization"  # noqa: S105  # a name, not a token
 DEADLINE: Final = 10.0
 """Seconds for an answer that does not wait for a Gateway."""
 CLOSE_DEADLINE: Final = 30.0
@@ -115,10 +118,12 @@ class Broker:
     Args:
         channel: where to.
         address: where that is, for messages.
+        token: sent with each request; empty for none.
     """
 
-    def __init__(self, channel: grpc.Channel, address: str) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, token: str = "") -> None:
         self._address = address
+        self._metadata = ((_TOKEN_KEY, f"Bearer {token}"),) if token else ()
         self._service = session_service_pb2_grpc.SessionServiceStub(channel)
         self._gateway_service = gateway_service_pb2_grpc.GatewayServiceStub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)
@@ -250,7 +255,9 @@ class Broker:
             request = pb.WatchSessionsRequest(resume_token=token, **wanted.fields())
             try:
                 with self._errors(None):
-                    stream = self._service.WatchSessions(request, wait_for_ready=failed > 0)
+                    stream = self._service.WatchSessions(
+                        request, wait_for_ready=failed > 0, metadata=self._metadata
+                    )
                     if failed:
                         # A broker answers at once, though it may have nothing to tell for long.
                         stream.initial_metadata()
@@ -322,7 +329,7 @@ class Broker:
         """What the health service says: SERVING, NOT_SERVING or SERVICE_UNKNOWN."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            response = self._health.Check(request, timeout=deadline)
+            response = self._health.Check(request, timeout=deadline, metadata=self._metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
@@ -336,9 +343,9 @@ class Broker:
         request: Message,
         *,
         deadline: float = DEADLINE,
-        metadata: Sequence[tuple[str, str]] | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> Any:
-        call = method.future(request, timeout=deadline, metadata=metadata)
+        call = method.future(request, timeout=deadline, metadata=(*self._metadata, *metadata))
         with self._errors(deadline):
             try:
                 return call.result()
@@ -388,8 +395,14 @@ class Broker:
                 message = f"no broker answers at {self._address}"
                 hint = (
                     "start one with `gateway-broker serve` or `gateway-broker dev`, "
-                    "or say where it is with --broker"
+                    "or say where it is with --broker, and with --tls-ca if it serves TLS"
                 )
+                if "SSL" in (said := error.details() or "") or "certificate" in said:
+                    message = f"no broker that is trusted answers at {self._address}: {said}"
+                    hint = (
+                        "its certificate must be of --tls-ca, and name the host of --broker; if it "
+                        "asks for one, give --cert and --key"
+                    )
             case grpc.StatusCode.UNIMPLEMENTED:
                 message = f"what answers at {self._address} does not know this request"
                 hint = "it is not a gateway-broker, or an older one"
@@ -411,12 +424,21 @@ def calling(address: str) -> Iterator[Broker]:
     Args:
         address: HOST:PORT.
     """
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
-        yield Broker(channel, address)
+    with _channel(address, shown := caller(address)) as channel:
+        yield Broker(channel, address, shown.token)
 
 
-def _caller(owner: str | None) -> tuple[tuple[str, str], ...] | None:
-    return None if owner is None else ((_OWNER_KEY, owner),)
+def _channel(address: str, shown: Caller) -> grpc.Channel:
+    if not shown.is_tls:
+        # A proxy of the environment is on no way to this machine, where a token may go like this.
+        options = (("grpc.enable_http_proxy", 0),) if shown.token else ()
+        return grpc.insecure_channel(address, options=(*_OPTIONS, *options))
+    credentials = grpc.ssl_channel_credentials(shown.roots, shown.key, shown.certificate)
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+
+
+def _caller(owner: str | None) -> tuple[tuple[str, str], ...]:
+    return () if owner is None else ((_OWNER_KEY, owner),)
 
 
 def _hint(reason: str, metadata: Mapping[str, str]) -> str:
@@ -425,6 +447,10 @@ def _hint(reason: str, metadata: Mapping[str, str]) -> str:
     match reason:
         case "GATEWAY_DRAINING":
             return f"`gateway-broker gateways resume {gateway_id}` puts it into use again"
+        case "UNAUTHENTICATED":
+            return "give --token-file, or --cert and --key; `gateway-broker access` makes them"
+        case "PERMISSION_DENIED":
+            return f"ask somebody whose role is {metadata.get('needed_role', 'higher')}"
         case "CIRCUIT_OPEN":
             return (
                 f"`gateway-broker gateways get {gateway_id}` says what is wrong; once that is "

@@ -41,7 +41,7 @@ BANNER: Final = """
     {command} sessions list{broker}
     {command} gateways get{broker}
     psql "$({command} db url --dev)" -c 'select * from session_events'
-    grpcurl -plaintext {grpc} list
+    grpcurl {shown} {grpc} list
 
   Then break it, and watch the session come back, as generation 2 and 3: its connection is reset;
   the Gateway restarts for 20 s, and holds the client id for another 5 s.
@@ -71,6 +71,15 @@ def dev(
         typer.Option(metavar="HOST:PORT", help="Where the simulator's control service listens."),
     ] = "127.0.0.1:50052",
     data_dir: DataDir = None,
+    access: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Serve TLS, and ask callers for a token: with the files that `access init DIR` "
+            "has made.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="The least severe messages to log.")] = "INFO",
 ) -> None:
     """Run a broker, a PostgreSQL of its own and a SIMULATED Gateway, to try it out.
@@ -86,9 +95,37 @@ def dev(
         data_dir=data_dir or dev_data_dir(),
         log_level=log_level.upper(),
         log_format="console",
+        **({} if access is None else _asking(access)),
     )
     logs.configure(given.log_level, given.log_format)
     run(_dev(given, SimulatorSettings(host=gateway.host, port=gateway.port), control))
+
+
+def _asking(directory: Path) -> dict[str, Path]:
+    from broker.access.trial import Trial
+
+    trial = Trial(directory)
+    return {
+        "tls_certificate": trial.certificate,
+        "tls_key": trial.key,
+        "access_file": trial.access_file,
+    }
+
+
+def _reached(settings: Settings, address: str) -> tuple[str, str]:
+    """What must be said to a command, and to grpcurl, to reach the broker."""
+    where = "" if address == "127.0.0.1:50051" else f" --broker {address}"
+    if settings.access_file is None:
+        return where, "-plaintext"
+    from broker.access.identity import Role
+    from broker.access.trial import Trial
+
+    trial = Trial(settings.access_file.parent)
+    token = trial.token(Role.OPERATOR)
+    return (
+        f"{where} --tls-ca {trial.ca} --token-file {token}",
+        f'-cacert {trial.ca} -H "authorization: Bearer $(cat {token})"',
+    )
 
 
 async def _dev(given: Settings, simulated: SimulatorSettings, control_address: Address) -> None:
@@ -117,6 +154,7 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
                 ControlServer(simulator, control_address.host, control_address.port),
                 control_address,
             )
+            reached, shown = _reached(settings, running.grpc_address)
             typer.echo(
                 BANNER.format(
                     grpc=running.grpc_address,
@@ -124,11 +162,8 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
                     control=f"{control.host}:{control.port}",
                     data_dir=settings.data_dir,
                     command=_command(),
-                    broker=(
-                        ""
-                        if running.grpc_address == "127.0.0.1:50051"
-                        else f" --broker {running.grpc_address}"
-                    ),
+                    broker=reached,
+                    shown=shown,
                 )
             )
             await stop.wait()

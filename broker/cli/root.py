@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import database, dev, gateways, health, output, serve, sessions, simulate
+from broker.cli import access, database, dev, gateways, health, output, serve, sessions, simulate
+from broker.cli.caller import equip
 from broker.cli.client import CallError
 from broker.errors import BrokerError, StartupError
 
@@ -50,8 +51,10 @@ app.command(rich_help_panel="Run")(simulate.simulate)
 app.add_typer(sessions.app, name="sessions", rich_help_panel="Use")
 app.add_typer(gateways.app, name="gateways", rich_help_panel="Use")
 app.command(rich_help_panel="Use")(health.health)
+app.add_typer(access.app, name="access", rich_help_panel="Run")
 app.command(rich_help_panel="Database")(database.migrate)
 app.add_typer(database.db, name="db", rich_help_panel="Database")
+equip(app)
 
 
 def run() -> None:

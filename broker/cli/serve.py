@@ -97,11 +97,16 @@ async def _serve(settings: Settings) -> None:
                         for name, gateway in settings.gateways.items()
                     },
                     "sessions_taken_up": running.taken_up,
+                    "tls": settings.tls_certificate is not None,
+                    "callers_are_known": settings.knows_callers,
                 },
             )
             if settings.insecure_no_auth:
                 logger.warning(
-                    "insecure_no_auth: whoever reaches the port can open and close sessions",
+                    "insecure_no_auth: tokens can be read on their way, unless something in front "
+                    "of the broker encrypts it"
+                    if settings.knows_callers
+                    else "insecure_no_auth: whoever reaches the port can open and close sessions",
                     extra={"grpc": running.grpc_address},
                 )
             await stop.wait()

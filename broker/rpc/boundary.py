@@ -1,4 +1,4 @@
-"""The one boundary: errors become status codes here, and nowhere else.
+"""The one boundary: callers are let in here, and errors become status codes, and nowhere else.
 
 - A BrokerError becomes its status, with ErrorInfo and whatever else helps the caller.
 - Anything unexpected becomes INTERNAL with an id that stands in the log beside the cause;
@@ -15,7 +15,6 @@ import logging
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -28,7 +27,8 @@ from grpc_status import rpc_status
 from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
-from broker.rpc.caller import Context
+from broker.rpc.auth import Gate
+from broker.rpc.caller import Context, Metadata, correlation_id
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,11 @@ STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "SESSION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "GATEWAY_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }
 """The status of each ErrorReason."""
-
-correlation_id: ContextVar[str] = ContextVar("correlation_id")
-"""That of the request being handled: a UUID4."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary = Callable[[Any, Context], Awaitable[Message]]
@@ -76,10 +75,12 @@ class Boundary:
 
     Args:
         server: what it stands before.
+        gate: lets callers in.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, gate: Gate) -> None:
         self._server = server
+        self._gate = gate
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -100,17 +101,29 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
-    def _wrap(self, handler: Handler) -> Handler:
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Called by newer generated code for the same handlers again; asyncio servers look them up
+        as above.
+        """
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(cast("Unary", handler.unary_unary)),
+                self._unary(method, cast("Unary", handler.unary_unary)),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                # It ends when its caller says so: a stop does not wait for it.
+                self._stream(method, cast("Stream", handler.stream_stream), counts=False),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         serialize = handler.response_serializer
         assert serialize is not None
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(cast("Stream", handler.unary_stream)),
+            self._stream(method, cast("Stream", handler.unary_stream)),
             request_deserializer=handler.request_deserializer,
             # What many streams send alike is serialized by the first of them.
             response_serializer=lambda message: (
@@ -118,11 +131,13 @@ class Boundary:
             ),
         )
 
-    def _unary(self, handler: Unary) -> Unary:
+    def _unary(self, method: str, handler: Unary) -> Unary:
         async def handle(request: Any, context: Context) -> Message:
             self._enter()
             try:
-                _correlate(context)
+                metadata = context.invocation_metadata() or ()
+                _correlate(metadata, context)
+                await self._gate.admit(method, request, metadata, context)
                 return await handler(request, context)
             except BaseException as error:
                 await _end(error, context)
@@ -132,18 +147,36 @@ class Boundary:
 
         return handle
 
-    def _stream(self, handler: Stream) -> Stream:
+    def _stream(self, method: str, handler: Stream, *, counts: bool = True) -> Stream:
         async def handle(request: Any, context: Context) -> AsyncIterator[Message | bytes]:
-            self._enter()
+            if counts:
+                self._enter()
             try:
-                _correlate(context)
-                async for message in handler(request, context):
-                    yield message
+                metadata = context.invocation_metadata() or ()
+                _correlate(metadata, context)
+                admitted = await self._gate.admit(method, request, metadata, context)
+                messages = handler(request, context)
+                with self._gate.holding(admitted) as leash:
+                    while not leash.is_cut:
+                        leash.is_waiting = True
+                        try:
+                            message = await anext(messages)
+                        except StopAsyncIteration:
+                            return
+                        except asyncio.CancelledError:
+                            if not leash.has_cancelled():
+                                raise
+                            break
+                        finally:
+                            leash.is_waiting = False
+                        yield message
+                    raise self._gate.revoked(leash, method, context)
             except BaseException as error:
                 await _end(error, context)
                 raise
             finally:
-                self._leave()
+                if counts:
+                    self._leave()
 
         return handle
 
@@ -160,7 +193,9 @@ class Boundary:
 class _Wrapped(grpc.GenericRpcHandler):
     """A service whose handlers are wrapped, each once."""
 
-    def __init__(self, service: grpc.GenericRpcHandler, wrap: Callable[[Handler], Handler]) -> None:
+    def __init__(
+        self, service: grpc.GenericRpcHandler, wrap: Callable[[str, Handler], Handler]
+    ) -> None:
         self._service = service
         self._wrap = wrap
         self._wrapped: dict[str, Handler] = {}
@@ -172,12 +207,12 @@ class _Wrapped(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[method] = self._wrap(handler)
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
 
-def _correlate(context: Context) -> None:
-    given = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY)
+def _correlate(metadata: Metadata, context: Context) -> None:
+    given = dict(metadata).get(CORRELATION_KEY)
     if given is None:
         value = _new_id()
     else:

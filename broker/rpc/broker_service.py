@@ -10,11 +10,13 @@ from uuid import UUID
 from ibgateway.broker.v1 import broker_service_pb2 as pb
 from ibgateway.broker.v1 import broker_service_pb2_grpc
 
+from broker.access.doorkeeper import Doorkeeper
 from broker.events.hub import Hub
 from broker.rpc import convert
-from broker.rpc.caller import Context
+from broker.rpc.caller import Context, proven
 
 CAPABILITIES: Final = (
+    "access.roles",
     "client-id.exact",
     "client-id.increment",
     "session.events",
@@ -41,6 +43,7 @@ class BrokerService(broker_service_pb2_grpc.BrokerServiceServicer):
     start_time: datetime
     hub: Hub
     limits: pb.BrokerLimits
+    doorkeeper: Doorkeeper
 
     async def GetBrokerInfo(
         self, request: pb.GetBrokerInfoRequest, context: Context
@@ -56,4 +59,5 @@ class BrokerService(broker_service_pb2_grpc.BrokerServiceServicer):
             epoch=self.epoch,
             revision=self.hub.revision,
             oldest_revision=self.hub.oldest,
+            access=convert.access(proven.get(), self.doorkeeper.problem),
         )

@@ -18,6 +18,7 @@ from ibgateway.broker.v1 import (
     session_service_pb2,
 )
 
+from broker.access.identity import Identity, Role
 from broker.events.archive import Entry
 from broker.events.token import ResumeToken
 from broker.gateway.base import GatewayKind
@@ -45,6 +46,11 @@ STATES: Final[Mapping[SessionState, session_pb2.SessionState]] = {
     SessionState.CONNECTED: session_pb2.SESSION_STATE_CONNECTED,
     SessionState.RECONNECTING: session_pb2.SESSION_STATE_RECONNECTING,
     SessionState.FAILED: session_pb2.SESSION_STATE_FAILED,
+}
+_ROLES: Final[Mapping[Role, broker_service_pb2.Role]] = {
+    Role.VIEWER: broker_service_pb2.ROLE_VIEWER,
+    Role.TRADER: broker_service_pb2.ROLE_TRADER,
+    Role.OPERATOR: broker_service_pb2.ROLE_OPERATOR,
 }
 _CONDITION_STATUS: Final[Mapping[ConditionStatus, session_pb2.ConditionStatus]] = {
     ConditionStatus.TRUE: session_pb2.CONDITION_STATUS_TRUE,
@@ -287,6 +293,15 @@ def gateway(
     if endpoint.reachable is not None:
         message.reachable = endpoint.reachable
     return message
+
+
+def access(identity: Identity | None, problem: str) -> broker_service_pb2.BrokerAccess:
+    """Who the caller is; None if it need not say so."""
+    if identity is None:
+        return broker_service_pb2.BrokerAccess(problem=problem)
+    return broker_service_pb2.BrokerAccess(
+        caller=identity.name, role=_ROLES[identity.role], problem=problem
+    )
 
 
 def limits(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from ibgateway.broker.v1 import (
     broker_service_pb2,
     broker_service_pb2_grpc,
@@ -18,12 +19,17 @@ from ibgateway.broker.v1 import (
     session_service_pb2_grpc,
 )
 
+from broker.access.doorkeeper import Doorkeeper
 from broker.errors import StartupError
+from broker.rpc.auth import Gate
 from broker.rpc.boundary import Boundary
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
 from broker.rpc.session_service import SessionService
+
+if TYPE_CHECKING:
+    from broker.access.certificates import Material
 
 _LAST_ANSWERS: Final = 0.5
 """Seconds that answers have to leave, once their handlers have ended."""
@@ -38,6 +44,8 @@ class Server:
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         watcher_limit: how many calls may arrive at once without being refused.
+        doorkeeper: has the certificate to show, if there is one.
+        gate: lets callers in.
     """
 
     def __init__(
@@ -45,32 +53,41 @@ class Server:
         listen: str,
         *,
         watcher_limit: int,
+        doorkeeper: Doorkeeper,
+        gate: Gate,
         sessions: SessionService,
         gateways: GatewayService,
         broker: BrokerService,
         health: HealthReporter,
     ) -> None:
         self._server = grpc.aio.server(options=options(watcher_limit))
-        self.boundary = Boundary(self._server)
+        self.boundary = Boundary(self._server, gate)
         # Generated code asks a server for nothing but to add handlers.
         ours: Any = self.boundary
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, ours)
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateways, ours)
         broker_service_pb2_grpc.add_BrokerServiceServicer_to_server(broker, ours)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
-        reflection.enable_server_reflection(
+        described = reflection.aio.ReflectionServicer(
             [
                 session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
                 gateway_service_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,
                 broker_service_pb2.DESCRIPTOR.services_by_name["BrokerService"].full_name,
                 health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
                 reflection.SERVICE_NAME,
-            ],
-            self._server,
+            ]
+        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            described, ours
         )
         host = listen.rpartition(":")[0]
+        credentials = _credentials(doorkeeper)
         try:
-            port = self._server.add_insecure_port(listen)
+            port = (
+                self._server.add_insecure_port(listen)
+                if credentials is None
+                else self._server.add_secure_port(listen, credentials)
+            )
         except RuntimeError as error:
             raise StartupError(
                 f"cannot listen on {listen}: is another broker running there? Stop it, or choose "
@@ -94,6 +111,30 @@ class Server:
         # The last answers of ours may still be on their way.
         await self._server.stop(min(grace, _LAST_ANSWERS))
         await stopping
+
+
+def _credentials(doorkeeper: Doorkeeper) -> grpc.ServerCredentials | None:
+    """For TLS, with whatever certificate is the doorkeeper's when a caller connects."""
+    shown = doorkeeper.tls
+    if shown is None:
+        return None
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        before, shown = shown, doorkeeper.tls
+        return None if shown is None or shown is before else _configuration(shown)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        newest,  # type: ignore[arg-type]  # None is for no change
+        require_client_authentication=doorkeeper.takes_certificates,
+    )
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.certificate)], root_certificates=material.client_ca
+    )
 
 
 def options(watcher_limit: int) -> Sequence[tuple[str, Any]]:

@@ -129,6 +129,18 @@ class SessionManager:
         supervisor = self._supervisors.get(session_id)
         return supervisor.vitals if supervisor is not None else _NO_VITALS
 
+    async def owner(self, session_id: UUID) -> str:
+        """Whose a session is, which never changes.
+
+        Raises:
+            SessionNotFoundError: there is no record of it.
+            StoreUnavailableError: it is not open, and the database does not answer.
+        """
+        supervisor = self._supervisors.get(session_id)
+        if supervisor is not None:
+            return supervisor.session.spec.owner
+        return (await self.catalogue.get(session_id)).spec.owner
+
     def client_ids(self, gateway_id: str) -> Mapping[int, Session]:
         """The ids held on a gateway, each with the session that holds it."""
         return {

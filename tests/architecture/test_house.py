@@ -22,6 +22,7 @@ IMPORTERS = {
     "ib_async": ("gateway/ib.py",),
     "pybreaker": ("gateway/breaker.py",),
     "asyncpg": ("store/postgres.py",),
+    "cryptography": ("access/certificates.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),
     "structlog": ("telemetry/",),

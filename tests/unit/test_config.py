@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,6 +227,49 @@ def test_a_file_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GATEWAY_BROKER_CONFIG", "nowhere.toml")
     with pytest.raises(StartupError, match=r"nowhere\.toml"):
         load_settings()
+
+
+TLS: dict[str, Any] = {"tls_certificate": "server.pem", "tls_key": "server-key.pem"}
+
+
+@pytest.mark.requirement("AC-015")
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, "set tls_certificate and tls_key, and access_file or tls_client_ca"),
+        ({"access_file": "access"}, "set tls_certificate and tls_key ("),
+        (TLS, "set access_file or tls_client_ca ("),
+    ],
+)
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:50051", "broker.lan:50051"])
+def test_beyond_loopback_callers_must_be_known_and_what_they_send_encrypted(
+    listen: str, given: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_settings(grpc_listen=listen, **given)
+    assert f"grpc_listen: {listen} is beyond loopback" in str(caught.value)
+    assert named in str(caught.value)
+    load_settings(grpc_listen=listen, insecure_no_auth=True, **given)
+
+
+@pytest.mark.requirement("AC-015")
+@pytest.mark.parametrize("more", [{"access_file": "access"}, {"tls_client_ca": "ca.pem"}])
+def test_with_tls_and_known_callers_the_broker_listens_anywhere(more: dict[str, Any]) -> None:
+    assert load_settings(grpc_listen="0.0.0.0:0", **TLS, **more).grpc_listen == "0.0.0.0:0"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"tls_certificate": "server.pem"}, "tls_key"),
+        ({"tls_key": "server-key.pem"}, "tls_certificate"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca"),
+        ({"tls_client_role": "admin"}, "tls_client_role"),
+    ],
+)
+def test_half_of_a_pair_is_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(StartupError, match=named):
+        load_settings(**given)
 
 
 def test_beyond_loopback_must_be_asked_for_aloud() -> None:

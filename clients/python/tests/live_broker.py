@@ -56,9 +56,11 @@ class LiveBroker:
 
     Args:
         data_dir: where it keeps its database; the same after a restart.
+        access: the directory of `access init`, for one that asks who calls.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, access: Path | None = None) -> None:
+        self._access = () if access is None else ("--access", str(access))
         self.address = f"127.0.0.1:{free_port()}"
         self.gateway = f"127.0.0.1:{free_port()}"
         self.control = f"127.0.0.1:{free_port()}"
@@ -79,6 +81,7 @@ class LiveBroker:
                 *("--gateway-listen", self.gateway),
                 *("--control-listen", self.control),
                 *("--data-dir", str(self._data_dir / "data")),
+                *self._access,
             ],
             cwd=ROOT,
             env=clean,

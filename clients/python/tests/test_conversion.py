@@ -19,6 +19,7 @@ from ibgateway.broker.v1 import (
 )
 from ibgateway.client import (
     Attempt,
+    BrokerAccess,
     BrokerInfo,
     BrokerLimits,
     CircuitBreaker,
@@ -33,6 +34,7 @@ from ibgateway.client import (
     GatewayKind,
     Notice,
     QuarantinedClientId,
+    Role,
     SessionEvent,
     SessionInfo,
     SessionState,
@@ -58,6 +60,7 @@ MESSAGES: list[tuple[Any, Any, dict[str, str]]] = [
     (gateway_pb2.Drain, Drain, {}),
     (broker_service_pb2.GetBrokerInfoResponse, BrokerInfo, {}),
     (broker_service_pb2.BrokerLimits, BrokerLimits, {}),
+    (broker_service_pb2.BrokerAccess, BrokerAccess, {}),
 ]
 
 
@@ -88,6 +91,7 @@ def test_an_event_has_every_field_and_every_change() -> None:
         (session_pb2.SessionState, SessionState),
         (session_pb2.ConditionStatus, ConditionStatus),
         (gateway_pb2.GatewayKind, GatewayKind),
+        (broker_service_pb2.Role, Role),
         (gateway_pb2.CircuitBreakerState, CircuitState),
         (session_service_pb2.ClientIdPolicy, ClientIdPolicy),
     ],

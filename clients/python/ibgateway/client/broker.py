@@ -16,7 +16,7 @@ from ibgateway.broker.v1 import broker_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from ibgateway.client import conversion
 from ibgateway.client.calls import TIMEOUT, SessionCalls
-from ibgateway.client.connection import Connection, Option
+from ibgateway.client.connection import TOKEN_KEY, Connection, Option, is_local
 from ibgateway.client.errors import BrokerError, UnexpectedAnswerError
 from ibgateway.client.gateways import Gateways
 from ibgateway.client.lifeline import Lifeline
@@ -42,6 +42,7 @@ def connect(
     *,
     owner: str | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    token: str | None = None,
     metadata: Sequence[tuple[str, str]] = (),
     backoff: Backoff | None = _PATIENCE,
     options: Sequence[Option] = (),
@@ -57,19 +58,38 @@ def connect(
     Args:
         address: HOST:PORT.
         owner: the name under which sessions are opened, ASCII, at most 128 characters; None leaves
-            it to the broker ("local", or whom the credentials name).
-        credentials: for TLS, from ``grpc.ssl_channel_credentials()``; None is plain text.
+            it to the broker: "local", or whom the token or the certificate names. A broker that
+            asks for one of these refuses any other name.
+        credentials: for TLS, from ``grpc.ssl_channel_credentials(ca, key, certificate)``; None is
+            plain text. Key and certificate are for a broker that asks for a certificate.
+        token: shown with each call. It is sent over TLS, or to this machine, and never elsewhere.
         metadata: further (key, value) pairs for each call, such as an authorization.
         backoff: waits between repeated calls, and before a watch resumes; None repeats no call.
         options: further channel options of gRPC; they win over those of this library.
 
     Raises:
-        ValueError: the address or the owner can be no such thing.
+        ValueError: the address, the owner or the token can be no such thing; or the token would
+            be sent for everybody to read.
     """
     if "://" in address:
         raise ValueError(f"address must be HOST:PORT, such as '127.0.0.1:50051', not {address!r}")
     if owner is not None and not (owner and owner.isascii() and owner.isprintable()):
         raise ValueError(f"owner must be a name in printable ASCII, not {owner!r}")
+    if token is not None:
+        if not (token and token.isascii() and token.isprintable() and " " not in token):
+            # It is not shown: errors end in logs.
+            raise ValueError("token must be printable ASCII without blanks: strip the file's end")
+        metadata = (*metadata, (TOKEN_KEY, f"Bearer {token}"))
+    if credentials is None and not is_local(address):
+        for key, _ in metadata:
+            if key.lower() == TOKEN_KEY:
+                raise ValueError(
+                    f"a token must not be sent to {address} in plain text; give credentials for "
+                    "TLS, such as grpc.ssl_channel_credentials(ca)"
+                )
+    if token is not None and credentials is None:
+        # A proxy of the environment is on no way to this machine.
+        options = (("grpc.enable_http_proxy", 0), *options)
     return Broker(
         Connection(
             address,

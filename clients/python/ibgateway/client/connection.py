@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import random
 import uuid
@@ -50,6 +51,7 @@ TResponse = TypeVar("TResponse")
 Option = tuple[str, Any]
 
 OWNER_KEY: Final = "x-broker-owner"
+TOKEN_KEY: Final = "authorization"  # noqa: S105 - a name, not a token
 OPTIONS: Final[Sequence[Option]] = (
     # A broker whose machine has died is noticed within 40 s, also by a call that waits for long.
     ("grpc.keepalive_time_ms", 30_000),
@@ -82,6 +84,17 @@ class _Stubs:
     sessions: session_service_pb2_grpc.SessionServiceAsyncStub
     gateways: gateway_service_pb2_grpc.GatewayServiceAsyncStub
     broker: broker_service_pb2_grpc.BrokerServiceAsyncStub
+
+
+def is_local(address: str) -> bool:
+    """Whether HOST:PORT is on this machine, whatever a name server says."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]").lower().rstrip(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Connection:

@@ -33,6 +33,7 @@ from ibgateway.client.events import (
     WatchItem,
 )
 from ibgateway.client.model import (
+    BrokerAccess,
     BrokerInfo,
     BrokerLimits,
     CircuitBreaker,
@@ -45,6 +46,7 @@ from ibgateway.client.model import (
     Gateway,
     GatewayKind,
     QuarantinedClientId,
+    Role,
     SessionInfo,
     SessionState,
     Verification,
@@ -64,6 +66,7 @@ def _members(generated: Any, prefix: str, members: type[E]) -> Mapping[int, E]:
 
 _STATES: Final = _members(session_pb2.SessionState, "SESSION_STATE_", SessionState)
 _STATUSES: Final = _members(session_pb2.ConditionStatus, "CONDITION_STATUS_", ConditionStatus)
+_ROLES: Final = _members(broker_service_pb2.Role, "ROLE_", Role)
 _KINDS: Final = _members(gateway_pb2.GatewayKind, "GATEWAY_KIND_", GatewayKind)
 _CIRCUITS: Final = _members(gateway_pb2.CircuitBreakerState, "CIRCUIT_BREAKER_STATE_", CircuitState)
 
@@ -323,4 +326,9 @@ def broker_info(message: broker_service_pb2.GetBrokerInfoResponse) -> BrokerInfo
         epoch=message.epoch,
         revision=message.revision,
         oldest_revision=message.oldest_revision,
+        access=BrokerAccess(
+            caller=message.access.caller,
+            role=_ROLES.get(message.access.role),
+            problem=message.access.problem,
+        ),
     )

@@ -16,6 +16,8 @@ BrokerError
 ├── SessionNotConnectedError        the session has no link now
 ├── SessionLimitError               all sessions are in use
 ├── ClientIdsExhaustedError         the gateway's pool of client ids is empty
+├── UnauthenticatedError            the broker does not know who calls
+├── PermissionDeniedError           the caller may not do this
 ├── SlowConsumerError               a watcher read too slowly
 ├── CircuitBreakerOpenError         the gateway has failed repeatedly
 ├── GatewayDrainingError            an operator takes the gateway out of use
@@ -272,6 +274,25 @@ class ClientIdsExhaustedError(BrokerError):
     """Every client id of the gateway's pool is held."""
 
     REASON = "CLIENT_IDS_EXHAUSTED"
+
+
+class UnauthenticatedError(BrokerError):
+    """The broker does not know who calls: no token, or one that is unknown, revoked or expired."""
+
+    REASON = "UNAUTHENTICATED"
+    _HINT = "connect(token=...) shows a token; whoever runs the broker gives them out"
+
+
+class PermissionDeniedError(BrokerError):
+    """The broker knows who calls, and does not let him do this."""
+
+    REASON = "PERMISSION_DENIED"
+    _HINT = "ask somebody whose role is {needed_role}, or the owner of the session"
+
+    @property
+    def needed_role(self) -> str:
+        """Who may: ``"viewer"``, ``"trader"`` or ``"operator"``."""
+        return self.metadata.get("needed_role", "")
 
 
 class SlowConsumerError(BrokerError):

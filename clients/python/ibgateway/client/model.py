@@ -65,6 +65,17 @@ class GatewayKind(enum.StrEnum):
     """No paper account."""
 
 
+class Role(enum.StrEnum):
+    """What a caller may do. Each may do what those before it may."""
+
+    VIEWER = "VIEWER"
+    """See everything, change nothing."""
+    TRADER = "TRADER"
+    """Open sessions, use and end those of its own."""
+    OPERATOR = "OPERATOR"
+    """Do so with everybody's, and with gateways."""
+
+
 class CircuitState(enum.StrEnum):
     """Whether a gateway takes new sessions after repeated failures."""
 
@@ -346,6 +357,22 @@ class BrokerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAccess:
+    """Who the broker takes you for.
+
+    Attributes:
+        caller: the name under which you open sessions; empty if the broker does not ask for one.
+        role: what you may do; None if the broker does not ask, and lets everybody do everything.
+        problem: why a change of the broker's access file or certificate is not in force; empty if
+            all are.
+    """
+
+    caller: str
+    role: Role | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerInfo:
     """What a broker is and can do.
 
@@ -359,6 +386,7 @@ class BrokerInfo:
         epoch: grows by one with each broker that takes over the database.
         revision: that of the newest persisted event.
         oldest_revision: the oldest event that a resume token can still continue from.
+        access: who the broker takes you for.
     """
 
     version: str
@@ -370,3 +398,4 @@ class BrokerInfo:
     epoch: int
     revision: int
     oldest_revision: int
+    access: BrokerAccess

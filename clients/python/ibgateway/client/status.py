@@ -35,6 +35,7 @@ from ibgateway.client.errors import (
     IncompatibleVersionError,
     InvalidArgumentError,
     NetworkUnreachableError,
+    PermissionDeniedError,
     RequestIdReusedError,
     SessionEndedError,
     SessionLimitError,
@@ -42,6 +43,7 @@ from ibgateway.client.errors import (
     SessionNotFoundError,
     SlowConsumerError,
     StoreUnavailableError,
+    UnauthenticatedError,
     UnexpectedAnswerError,
 )
 from ibgateway.client.model import ConnectionFailure
@@ -67,6 +69,8 @@ ERRORS: Final[Mapping[str, type[BrokerError]]] = {
         SessionNotConnectedError,
         SessionLimitError,
         ClientIdsExhaustedError,
+        UnauthenticatedError,
+        PermissionDeniedError,
         SlowConsumerError,
         CircuitBreakerOpenError,
         GatewayDrainingError,

@@ -21,6 +21,8 @@ from ibgateway.client.errors import (
     BrokerUnreachableError,
     GatewayNotFoundError,
     InvalidArgumentError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     UnexpectedAnswerError,
 )
 from ibgateway.client.events import (
@@ -153,6 +155,8 @@ class Watch:
         Raises:
             WatchGapError: the stream is not complete; the watch has ended.
             InvalidArgumentError: the filter or the token is wrong.
+            UnauthenticatedError: what the caller shows is not, or no longer, known. With the token
+                of the last item, another one continues.
             BrokerClosedError: the Broker was closed.
             BrokerError: the outage has lasted longer than ``give_up_after``.
 
@@ -346,6 +350,9 @@ async def _outcome(step: Awaitable[object]) -> object:
 
 def _is_refusal(error: BrokerError) -> bool:
     """Whether the same watch would be refused again, for ever."""
-    return isinstance(error, InvalidArgumentError | GatewayNotFoundError) or (
-        isinstance(error, UnexpectedAnswerError) and error.code in _REFUSALS
+    if isinstance(error, UnexpectedAnswerError):
+        return error.code in _REFUSALS
+    return isinstance(
+        error,
+        InvalidArgumentError | GatewayNotFoundError | UnauthenticatedError | PermissionDeniedError,
     )

@@ -16,19 +16,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ibgateway/broker/v1/broker_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetBrokerInfoRequest\"\xbf\x01\n\x0c\x42rokerLimits\x12\x10\n\x08sessions\x18\x01 \x01(\x05\x12\x10\n\x08watchers\x18\x02 \x01(\x05\x12\x11\n\twatch_lag\x18\x03 \x01(\x05\x12,\n\tlease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rretention_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10retention_events\x18\x06 \x01(\x03\"\xff\x01\n\x15GetBrokerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x31\n\x06limits\x18\x06 \x01(\x0b\x32!.ibgateway.broker.v1.BrokerLimits\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x32w\n\rBrokerService\x12\x66\n\rGetBrokerInfo\x12).ibgateway.broker.v1.GetBrokerInfoRequest\x1a*.ibgateway.broker.v1.GetBrokerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ibgateway/broker/v1/broker_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetBrokerInfoRequest\"\xbf\x01\n\x0c\x42rokerLimits\x12\x10\n\x08sessions\x18\x01 \x01(\x05\x12\x10\n\x08watchers\x18\x02 \x01(\x05\x12\x11\n\twatch_lag\x18\x03 \x01(\x05\x12,\n\tlease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rretention_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10retention_events\x18\x06 \x01(\x03\"X\n\x0c\x42rokerAccess\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.ibgateway.broker.v1.Role\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xb2\x02\n\x15GetBrokerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x31\n\x06limits\x18\x06 \x01(\x0b\x32!.ibgateway.broker.v1.BrokerLimits\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12\x31\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0b\x32!.ibgateway.broker.v1.BrokerAccess*Q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_TRADER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x32w\n\rBrokerService\x12\x66\n\rGetBrokerInfo\x12).ibgateway.broker.v1.GetBrokerInfoRequest\x1a*.ibgateway.broker.v1.GetBrokerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ibgateway.broker.v1.broker_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  _globals['_ROLE']._serialized_start=747
+  _globals['_ROLE']._serialized_end=828
   _globals['_GETBROKERINFOREQUEST']._serialized_start=130
   _globals['_GETBROKERINFOREQUEST']._serialized_end=152
   _globals['_BROKERLIMITS']._serialized_start=155
   _globals['_BROKERLIMITS']._serialized_end=346
-  _globals['_GETBROKERINFORESPONSE']._serialized_start=349
-  _globals['_GETBROKERINFORESPONSE']._serialized_end=604
-  _globals['_BROKERSERVICE']._serialized_start=606
-  _globals['_BROKERSERVICE']._serialized_end=725
+  _globals['_BROKERACCESS']._serialized_start=348
+  _globals['_BROKERACCESS']._serialized_end=436
+  _globals['_GETBROKERINFORESPONSE']._serialized_start=439
+  _globals['_GETBROKERINFORESPONSE']._serialized_end=745
+  _globals['_BROKERSERVICE']._serialized_start=830
+  _globals['_BROKERSERVICE']._serialized_end=949
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,10 @@ class SessionServiceStub(object):
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """
@@ -71,7 +74,10 @@ class SessionServiceServicer(object):
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """
@@ -267,7 +273,10 @@ class SessionService(object):
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """

@@ -21,7 +21,10 @@ class SessionServiceStub:
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """
@@ -163,7 +166,10 @@ class SessionServiceAsyncStub:
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """
@@ -304,7 +310,10 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
     """SessionService opens, watches and closes sessions.
 
     Errors carry google.rpc.ErrorInfo (see ErrorReason). Every rpc may fail with
-    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL.
+    INVALID_ARGUMENT (BadRequest names the field; nothing happened) and INTERNAL and, where
+    callers must say who they are, with UNAUTHENTICATED and PERMISSION_DENIED. They do so by metadata
+    "authorization: Bearer TOKEN" or by a certificate; a stream of a caller that is revoked meanwhile
+    ends with UNAUTHENTICATED, and its last resume_token stays good.
     Metadata x-correlation-id (UUID4, made if absent) is returned in the trailing
     metadata and stands in every event and log line that the request causes.
     """
