@@ -42,6 +42,29 @@ class Notice:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A dial that has ended.
+
+    Args:
+        gateway_id: which gateway was dialled.
+        host: where.
+        port: where.
+        client_id: under which client id.
+        duration: seconds from the dial to the completed handshake, or to the failure.
+        server_version: the negotiated server version; None if the dial failed.
+        error: why it failed; None if it did not.
+    """
+
+    gateway_id: str
+    host: str
+    port: int
+    client_id: int
+    duration: float
+    server_version: int | None
+    error: GatewayError | None
+
+
 class Link(Protocol):
     """One open TWS-API connection whose handshake is complete."""
 

@@ -40,6 +40,11 @@ _BY_CODE: Final[dict[int, tuple[tuple[str, ConditionStatus, str], ...]]] = {
     321: (("WRITABLE", FALSE, "READ_ONLY_API"),),
     10197: (("NO_COMPETING_LOGIN", FALSE, "COMPETING_LOGIN"),),
 }
+CONDITION_TYPES: Final = tuple(
+    dict.fromkeys(kind for conditions in _BY_CODE.values() for kind, _, _ in conditions)
+)
+"""All that a session can have."""
+
 _SUBJECT_LIMIT: Final = 64
 _READ_ONLY: Final = "read-only"
 _ON_DEMAND: Final = "upon demand."

@@ -14,8 +14,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any, Final, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -28,12 +28,15 @@ from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
 from broker.rpc.caller import Context
+from broker.runtime.trace import correlation_id
 
 logger = logging.getLogger(__name__)
 
 DOMAIN: Final = "ibgateway.broker.v1"
 CORRELATION_KEY: Final = "x-correlation-id"
 LONGEST_MESSAGE: Final = 1024
+
+_OK: Final = grpc.StatusCode.OK.name
 
 STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "IB_CONN_001": grpc.StatusCode.UNAVAILABLE,
@@ -59,12 +62,42 @@ STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
 }
 """The status of each ErrorReason."""
 
-correlation_id: ContextVar[uuid.UUID] = ContextVar("correlation_id")
-"""That of the request being handled."""
-
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary = Callable[[Any, Context], Awaitable[Message]]
 Stream = Callable[[Any, Context], AsyncIterator[Message | bytes]]
+
+
+class Tally(Protocol):
+    """Counts the rpcs of one method; it is quick, since every rpc pays for it."""
+
+    def begin(self) -> float:
+        """One has begun; returns what ``end`` is to be given."""
+
+    def end(self, began: float, code: str) -> None:
+        """It has ended with the name of a status code."""
+
+    def refused(self, reason: str) -> None:
+        """It ends with the reason of an ErrorInfo."""
+
+
+class RpcObserver(Protocol):
+    """Looks on at every rpc, from when its handler is added."""
+
+    def tally(self, method: str, *, unary: bool) -> Tally:
+        """What counts the rpcs of this method."""
+
+    def around(self, method: str, handler: Unary) -> Unary:
+        """The handler of a unary method, or one that calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What a caller is told of an error."""
+
+    reason: str
+    message: str
+    details: Sequence[Message]
+    metadata: Mapping[str, str]
 
 
 class Boundary:
@@ -75,10 +108,12 @@ class Boundary:
 
     Args:
         server: what it stands before.
+        observer: looks on.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, observer: RpcObserver) -> None:
         self._server = server
+        self._observer = observer
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -89,7 +124,7 @@ class Boundary:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
         except TimeoutError:
-            logger.error("%d requests did not end", self._running)
+            logger.error("requests_unfinished", extra={"requests": self._running})
             return False
         return True
 
@@ -99,17 +134,19 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
-    def _wrap(self, handler: Handler) -> Handler:
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        tally = self._observer.tally(method, unary=not handler.response_streaming)
         if not handler.response_streaming:
+            unary = self._observer.around(method, cast("Unary", handler.unary_unary))
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(cast("Unary", handler.unary_unary)),
+                self._unary(unary, tally),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         serialize = handler.response_serializer
         assert serialize is not None
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(cast("Stream", handler.unary_stream)),
+            self._stream(cast("Stream", handler.unary_stream), tally),
             request_deserializer=handler.request_deserializer,
             # What many streams send alike is serialized by the first of them.
             response_serializer=lambda message: (
@@ -117,31 +154,41 @@ class Boundary:
             ),
         )
 
-    def _unary(self, handler: Unary) -> Unary:
+    def _unary(self, handler: Unary, tally: Tally) -> Unary:
         async def handle(request: Any, context: Context) -> Message:
             self._enter()
+            began, code = tally.begin(), _OK
             try:
                 _correlate(context)
                 return await handler(request, context)
             except BaseException as error:
-                await _end(error, context)
+                refusal = _refusal(error)
+                code = _code(refusal, tally)
+                if refusal is not None:
+                    await _abort(context, refusal)
                 raise
             finally:
+                tally.end(began, code)
                 self._leave()
 
         return handle
 
-    def _stream(self, handler: Stream) -> Stream:
+    def _stream(self, handler: Stream, tally: Tally) -> Stream:
         async def handle(request: Any, context: Context) -> AsyncIterator[Message | bytes]:
             self._enter()
+            began, code = tally.begin(), _OK
             try:
                 _correlate(context)
                 async for message in handler(request, context):
                     yield message
             except BaseException as error:
-                await _end(error, context)
+                refusal = _refusal(error)
+                code = _code(refusal, tally)
+                if refusal is not None:
+                    await _abort(context, refusal)
                 raise
             finally:
+                tally.end(began, code)
                 self._leave()
 
         return handle
@@ -159,7 +206,9 @@ class Boundary:
 class _Wrapped(grpc.GenericRpcHandler):
     """A service whose handlers are wrapped, each once."""
 
-    def __init__(self, service: grpc.GenericRpcHandler, wrap: Callable[[Handler], Handler]) -> None:
+    def __init__(
+        self, service: grpc.GenericRpcHandler, wrap: Callable[[str, Handler], Handler]
+    ) -> None:
         self._service = service
         self._wrap = wrap
         self._wrapped: dict[str, Handler] = {}
@@ -171,7 +220,7 @@ class _Wrapped(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[method] = self._wrap(handler)
+            wrapped = self._wrapped[method] = self._wrap(method.rpartition("/")[2], handler)
         return wrapped
 
 
@@ -192,21 +241,29 @@ def _correlate(context: Context) -> None:
     context.set_trailing_metadata(((CORRELATION_KEY, str(value)),))
 
 
-async def _end(error: BaseException, context: Context) -> None:
-    """Abort the rpc with what the error means to the caller; return if it is not for us to say."""
-    if isinstance(error, BrokerError):
-        await _abort(context, error.reason, error.message, _details(error), error.metadata)
+def _refusal(error: BaseException) -> _Refusal | None:
+    """What the error means to the caller; None if it is not for us to say: he has gone."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            return
-        stopping = BrokerDrainingError()
-        await _abort(context, stopping.reason, stopping.message, _details(stopping), {})
-    if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            return None
+        error = BrokerDrainingError()
+    if isinstance(error, BrokerError):
+        return _Refusal(error.reason, error.message, _details(error), error.metadata)
+    if isinstance(error, Exception):
         error_id = str(uuid.uuid4())
-        logger.error("a request failed", exc_info=error, extra={"error_id": error_id})
+        logger.error("request_failed", exc_info=error, extra={"error_id": error_id})
         message = f"the broker erred; its log says more under error_id {error_id}"
-        await _abort(context, "INTERNAL", message, [], {"error_id": error_id})
+        return _Refusal("INTERNAL", message, (), {"error_id": error_id})
+    return None
+
+
+def _code(refusal: _Refusal | None, tally: Tally) -> str:
+    """The name of the status code that an rpc ends with; counts the reason."""
+    if refusal is None:
+        return grpc.StatusCode.CANCELLED.name
+    tally.refused(refusal.reason)
+    return STATUS_CODES[refusal.reason].name
 
 
 def _details(error: BrokerError) -> list[Message]:
@@ -242,22 +299,18 @@ def _details(error: BrokerError) -> list[Message]:
     return details
 
 
-async def _abort(
-    context: Context,
-    reason: str,
-    message: str,
-    details: list[Message],
-    metadata: Mapping[str, str],
-) -> None:
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
+async def _abort(context: Context, refusal: _Refusal) -> NoReturn:
+    info = error_details_pb2.ErrorInfo(
+        reason=refusal.reason, domain=DOMAIN, metadata=dict(refusal.metadata)
+    )
     packed = []
-    for detail in (info, *details):
+    for detail in (info, *refusal.details):
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     status = rpc_status.to_status(
         status_pb2.Status(
-            code=STATUS_CODES[reason].value[0],
-            message=message[:LONGEST_MESSAGE],
+            code=STATUS_CODES[refusal.reason].value[0],
+            message=refusal.message[:LONGEST_MESSAGE],
             details=packed,
         )
     )

@@ -19,7 +19,7 @@ from ibgateway.broker.v1 import (
 )
 
 from broker.errors import StartupError
-from broker.rpc.boundary import Boundary
+from broker.rpc.boundary import Boundary, RpcObserver
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
@@ -38,6 +38,7 @@ class Server:
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         watcher_limit: how many calls may arrive at once without being refused.
+        observer: looks on at every rpc.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class Server:
         gateways: GatewayService,
         broker: BrokerService,
         health: HealthReporter,
+        observer: RpcObserver,
     ) -> None:
         self._server = grpc.aio.server(options=options(watcher_limit))
-        self.boundary = Boundary(self._server)
+        self.boundary = Boundary(self._server, observer)
         # Generated code asks a server for nothing but to add handlers.
         ours: Any = self.boundary
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, ours)

@@ -25,6 +25,8 @@ IMPORTERS = {
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),
     "structlog": ("telemetry/",),
+    "opentelemetry": ("telemetry/",),
+    "prometheus_client": ("telemetry/",),
     "alembic": ("store/migration.py",),
     "sqlalchemy": ("store/migration.py",),
     "typer": ("cli/",),
