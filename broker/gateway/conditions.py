@@ -6,9 +6,11 @@ closes a socket: a farm that flaps costs no session, and a farm that is dead sho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from broker.gateway import faults
 from broker.gateway.base import Notice
 from broker.session.machine import DATA_CONTINUOUS
 from broker.session.model import Condition, ConditionStatus
@@ -71,6 +73,14 @@ def conditions_of(notice: Notice, time: datetime) -> tuple[Condition, ...]:
         )
         for kind, status, reason in _BY_CODE.get(notice.code, ())
     )
+
+
+def is_news(notice: Notice, conditions: Sequence[Condition], *, live: bool) -> bool:
+    """Whether a notice should be logged: not what a Gateway says to everybody who connects, and not
+    what it ends an attempt with, which is told as the failure.
+    """
+    greeting = bool(conditions) and all(it.status is TRUE for it in conditions)
+    return live or not (greeting or faults.ends_attempt(notice))
 
 
 def _farm(text: str) -> str:

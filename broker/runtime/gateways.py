@@ -16,7 +16,8 @@ from broker.errors import (
     StoreUnavailableError,
 )
 from broker.events.log import RETRY_INTERVAL
-from broker.gateway.base import Notice
+from broker.gateway.base import Link, Notice
+from broker.gateway.conditions import conditions_of, is_news
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.heartbeat import watch_over
 from broker.runtime.observer import Observer
@@ -188,7 +189,12 @@ class Gateways:
         """Hold one connection to a gateway that no session uses, so that its health is known."""
         settings = endpoint.settings
 
+        link: Link | None = None
+
         def noticed(notice: Notice) -> None:
+            conditions = conditions_of(notice, self._now())
+            if not is_news(notice, conditions, live=link is not None):
+                return
             logger.info(
                 "notice",
                 extra={
@@ -202,6 +208,7 @@ class Gateways:
         self._observer.settled()
         correlation_id.set(self._new_id())
         while True:
+            link = None
             try:
                 link = await endpoint.connect(
                     PROBE_CLIENT_ID, timeout=settings.timeout, on_notice=noticed, held_back=True

@@ -11,7 +11,7 @@ from datetime import datetime
 from broker.errors import ErrorCode, GatewayError, Phase
 from broker.gateway import faults
 from broker.gateway.base import Link, Notice, Probe
-from broker.gateway.conditions import conditions_of
+from broker.gateway.conditions import conditions_of, is_news
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.fault_table import Symptom
 from broker.gateway.faults import Target
@@ -122,7 +122,7 @@ class Line:
         hung = error.phase is Phase.HEARTBEAT
         self._lost(session, "HEARTBEAT_UNANSWERED" if hung else "LINK_LOST")
         failure = self._failure(session, error, attempt=0)
-        self._log_failure(failure)
+        self._log_failure(session, failure)
         return LinkLost(
             failure,
             "HEARTBEAT_UNANSWERED" if hung else "PEER_CLOSED",
@@ -193,7 +193,7 @@ class Line:
         failure = self._failure(session, error, attempt=session.attempt + 1)
         next_client_id = self._next_client_id(session, failure)
         if next_client_id is None:
-            self._log_failure(failure)
+            self._log_failure(session, failure)
         delay = 0.0 if next_client_id is not None else self._ladder.failed(session, failure)
         grace = self._endpoint.settings.auth_grace
         return AttemptFailed(failure, delay, next_client_id, auth_grace=grace)
@@ -221,7 +221,10 @@ class Line:
             hint = f"{drain.actor} drains the gateway{why}: an operator must resume it."
         return replace(failure, hint=hint[: faults.TEXT_LIMIT])
 
-    def _log_failure(self, failure: Failure) -> None:
+    def _log_failure(self, session: Session, failure: Failure) -> None:
+        last = session.last_failure
+        # What to do is said once: the same may fail for a weekend.
+        hint = {} if last is not None and last.hint == failure.hint else {"hint": failure.hint}
         logger.error(
             "connection_failure",
             extra=self._trace.about(
@@ -229,7 +232,7 @@ class Line:
                 error_message=failure.message,
                 code=failure.code.reason,
                 phase=failure.phase.value,
-                hint=failure.hint,
+                **hint,
             ),
         )
 
@@ -262,8 +265,10 @@ class Line:
 
     def _noticed(self, notice: Notice) -> None:
         """Take a notice of the link; those of the handshake count once it is complete."""
-        logger.info("notice", extra=self._trace.about(tws_code=notice.code, text=notice.text))
-        for condition in conditions_of(notice, self._now()):
+        conditions = conditions_of(notice, self._now())
+        if is_news(notice, conditions, live=self._link is not None):
+            logger.info("notice", extra=self._trace.about(tws_code=notice.code, text=notice.text))
+        for condition in conditions:
             if self._link is not None:
                 self._seen(condition)
                 continue

@@ -185,6 +185,7 @@ class SessionManager:
             "close_requested",
             extra={
                 "session_id": str(session_id),
+                "gateway_id": supervisor.session.spec.gateway_id,
                 "correlation_id": str(correlation_id),
                 "actor": actor,
                 "comment": comment,

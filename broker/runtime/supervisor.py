@@ -298,8 +298,7 @@ class Supervisor:
             await self.line.end()
             if self.session.state.is_final:
                 final = await self._receipt.visible
-                reason = final.close_reason or final.state.value
-                logger.info("disconnection", extra=self._trace.about(reason=reason))
+                logger.info("disconnection", extra=self._trace.about(reason=_why(final)))
                 self.ended.set_result(final)
             else:
                 self._leave()
@@ -481,3 +480,11 @@ class Supervisor:
 
     def _release(self, client_id: int) -> None:
         self._client_ids.release(client_id, self.session.spec.session_id)
+
+
+def _why(final: Session) -> str:
+    """Why a session is final: as somebody asked, or the code of what it FAILED by."""
+    failure = final.last_failure
+    if final.close_reason is not None or failure is None:
+        return final.close_reason or final.state.value
+    return failure.code.reason

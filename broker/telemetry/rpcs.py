@@ -14,6 +14,8 @@ from typing import Any, Final
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from broker import errors
+from broker.errors import BrokerError, ErrorCode
 from broker.telemetry import metric_table as table
 
 _BOUNDS: Final = [*table.RPC_DURATION.buckets, float("inf")]
@@ -74,7 +76,7 @@ class RpcTallies:
     """The rpcs of all methods; a collector of prometheus_client's registry."""
 
     def __init__(self) -> None:
-        self.refusals: Counter[str] = Counter(SLOW_CONSUMER=0)
+        self.refusals: Counter[str] = Counter(dict.fromkeys(_reasons(), 0))
         self._methods: dict[str, MethodTally] = {}
 
     def of(self, method: str, *, unary: bool) -> MethodTally:
@@ -98,6 +100,19 @@ class RpcTallies:
         for reason, count in sorted(self.refusals.items()):
             refusals.add_metric([reason], count)
         yield from (rpcs, durations, in_progress, refusals)
+
+
+def _reasons() -> Iterator[str]:
+    """All that an ErrorInfo can say."""
+    yield from (code.reason for code in ErrorCode)
+    yield "INTERNAL"
+    yield from (
+        error.reason
+        for error in vars(errors).values()
+        if isinstance(error, type)
+        and issubclass(error, BrokerError)
+        and isinstance(getattr(error, "reason", None), str)
+    )
 
 
 def _head(metric: table.Metric) -> Any:
