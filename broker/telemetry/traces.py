@@ -34,6 +34,9 @@ SPANNED: Final = ("OpenSession", "CloseSession", "VerifySession")
 EXPORT_TIMEOUT: Final = 5.0
 """Seconds that the collector may take, and that a stop waits for it."""
 
+EXPORT_INTERVAL: Final = 1.0
+"""Seconds between two sendings."""
+
 _SERVICE: Final = "ibgateway.broker.v1.SessionService"
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
@@ -70,7 +73,9 @@ class Traces(Nobody):
             }
         )
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(self._exporter, schedule_delay_millis=1e3 * EXPORT_INTERVAL)
+        )
         self._tracer = self._provider.get_tracer("gateway_broker", version)
         self._outages: dict[UUID, Span] = {}
 
