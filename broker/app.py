@@ -305,4 +305,5 @@ async def _guard(store: PostgresStore) -> None:
             except StoreUnavailableError:
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                logger.warning("database_lock_regained")
                 break

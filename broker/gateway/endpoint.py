@@ -373,32 +373,42 @@ class Endpoint:
     async def _timed_dial(
         self, client_id: int, timeout: float, on_notice: Callable[[Notice], None]
     ) -> Link:
+        """Dial, and tell what came of it; a cancelled dial comes to nothing."""
         began = time.perf_counter()
+        phases: list[tuple[Phase, float]] = []
+
+        def tell(version: int | None, error: GatewayError | None) -> None:
+            settings, took = self.settings, time.perf_counter() - began
+            self._on_dialled(
+                Dialled(
+                    gateway_id=settings.gateway_id,
+                    host=settings.host,
+                    port=settings.port,
+                    client_id=client_id,
+                    duration=took,
+                    phases=tuple(phases),
+                    server_version=version,
+                    error=error,
+                )
+            )
+
+        def reached(phase: Phase) -> None:
+            phases.append((phase, time.perf_counter() - began))
+
         try:
-            link = await self._dial(client_id, timeout, on_notice)
+            link = await self._dial(client_id, timeout, on_notice, reached)
         except GatewayError as error:
-            self._dialled(client_id, began, None, error)
+            tell(None, error)
             raise
-        self._dialled(client_id, began, link.server_version, None)
+        tell(link.server_version, None)
         return link
 
-    def _dialled(
-        self, client_id: int, began: float, version: int | None, error: GatewayError | None
-    ) -> None:
-        self._on_dialled(
-            Dialled(
-                gateway_id=self.settings.gateway_id,
-                host=self.settings.host,
-                port=self.settings.port,
-                client_id=client_id,
-                duration=time.perf_counter() - began,
-                server_version=version,
-                error=error,
-            )
-        )
-
     async def _dial(
-        self, client_id: int, timeout: float, on_notice: Callable[[Notice], None]
+        self,
+        client_id: int,
+        timeout: float,
+        on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None],
     ) -> Link:
         link = await self._connector.connect(
             host=self.settings.host,
@@ -406,6 +416,7 @@ class Endpoint:
             client_id=client_id,
             timeout=timeout,
             on_notice=on_notice,
+            on_phase=on_phase,
         )
         try:
             if self.breaker.state is not BreakerState.CLOSED:

@@ -140,6 +140,9 @@ class Traces(Nobody):
                 "client_id": dial.client_id,
             },
         )
+        began = time.time_ns() - int(dial.duration * 1e9)
+        for phase, after in dial.phases:
+            span.add_event(phase.value, timestamp=began + int(after * 1e9))
         if dial.server_version is not None:
             span.set_attribute("server_version", dial.server_version)
         if dial.error is not None:
