@@ -140,9 +140,10 @@ def metrics() -> str:
 
 The broker counts what happens and exposes it for Prometheus at `/metrics`.
 `GATEWAY_BROKER_METRICS=false` switches that off. No label is ever a session, an owner or an
-account; `gateway` is a name of the configuration. A counter is there from the start, at 0, for every
-label value that is known then, but those of rpcs from the first rpc of their method; a histogram from
-its first observation. All of it is of this broker since its start: a restart begins at 0.
+account; `gateway` is a name of the configuration. A counter is there from the start, at 0, for
+every label value that is known then, but those of rpcs from the first rpc of their method; a
+histogram from its first observation. All of it is of this broker since its start: a restart begins
+at 0.
 
 The labels `error_type` and the codes name the same six failures:
 ConnectionError is IB_CONN_001, ClientIDInUseError 002, TimeoutError 003, NetworkUnreachableError

@@ -96,7 +96,6 @@ class EventLog:
         self._hub = hub
         self._grace = grace
         self._written = written
-        self._took = 0.0
         self._pending: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -155,7 +154,7 @@ class EventLog:
             await self._work.wait()
             batch = self._first()
             events = [event for pending in batch for event in pending.events]
-            revisions = await self._append(events)
+            revisions, took = await self._append(events)
             kept = [
                 replace(event, revision=revision, session=replace(event.session, revision=revision))
                 for event, revision in zip(events, revisions, strict=True)
@@ -167,7 +166,7 @@ class EventLog:
                 self._pending.popleft()
                 last += len(pending.events)
                 if self._written is not None and pending.context is not None:
-                    pending.context.run(self._written, len(pending.events), self._took)
+                    pending.context.run(self._written, len(pending.events), took)
                 # Kept first: who waits for that is told before a session that is visible goes on.
                 for future in (pending.receipt.kept, pending.receipt.visible):
                     if not future.done():
@@ -229,7 +228,8 @@ class EventLog:
         if not pending.receipt.visible.done():
             pending.receipt.visible.set_result(sessions[-1])
 
-    async def _append(self, events: Sequence[SessionEvent]) -> Sequence[int]:
+    async def _append(self, events: Sequence[SessionEvent]) -> tuple[Sequence[int], float]:
+        """The revisions, and how many seconds the try took that succeeded."""
         while True:
             begin = asyncio.get_running_loop().time()
             try:
@@ -247,5 +247,4 @@ class EventLog:
                 if not self.available:
                     logger.warning("store_available", extra={"events": self._depth})
                 self.available = True
-                self._took = asyncio.get_running_loop().time() - begin
-                return revisions
+                return revisions, asyncio.get_running_loop().time() - begin
