@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.gateway import faults
 from broker.gateway.base import Notice
-from broker.session.machine import DATA_CONTINUOUS
+from broker.session.machine import CONDITIONS, DATA_CONTINUOUS
 from broker.session.model import Condition, ConditionStatus
 
 TRUE: Final = ConditionStatus.TRUE
@@ -75,12 +75,33 @@ def conditions_of(notice: Notice, time: datetime) -> tuple[Condition, ...]:
     )
 
 
-def is_news(notice: Notice, conditions: Sequence[Condition], *, live: bool) -> bool:
-    """Whether a notice should be logged: not what a Gateway says to everybody who connects, and not
-    what it ends an attempt with, which is told as the failure.
+class News:
+    """Which notices of one link are to be logged.
+
+    Not what a Gateway says to everybody who connects, that all is well; nor what it ends an attempt
+    with, which is told as the failure.
     """
-    greeting = bool(conditions) and all(it.status is TRUE for it in conditions)
-    return live or not (greeting or faults.ends_attempt(notice))
+
+    def __init__(self) -> None:
+        self._troubles: set[tuple[str, str]] = set()
+
+    def has(self, notice: Notice, conditions: Sequence[Condition], *, live: bool) -> bool:
+        """Whether this is one.
+
+        Args:
+            notice: what the Gateway says.
+            conditions: what that means.
+            live: whether the handshake is complete.
+        """
+        keys = {(item.type, item.subject): item.status for item in conditions}
+        over = {key for key, status in keys.items() if status is TRUE}
+        mended = self._troubles & over
+        self._troubles = {*self._troubles, *keys} - over
+        if len(self._troubles) > CONDITIONS:  # the peer names them
+            self._troubles.clear()
+        if conditions:
+            return bool(keys.keys() - over or mended)
+        return live or not faults.ends_attempt(notice)
 
 
 def _farm(text: str) -> str:

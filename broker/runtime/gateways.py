@@ -17,7 +17,7 @@ from broker.errors import (
 )
 from broker.events.log import RETRY_INTERVAL
 from broker.gateway.base import Link, Notice
-from broker.gateway.conditions import conditions_of, is_news
+from broker.gateway.conditions import News, conditions_of
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.heartbeat import watch_over
 from broker.runtime.observer import Observer
@@ -190,10 +190,11 @@ class Gateways:
         settings = endpoint.settings
 
         link: Link | None = None
+        news = News()
 
         def noticed(notice: Notice) -> None:
             conditions = conditions_of(notice, self._now())
-            if not is_news(notice, conditions, live=link is not None):
+            if not news.has(notice, conditions, live=link is not None):
                 return
             logger.info(
                 "notice",
@@ -208,7 +209,7 @@ class Gateways:
         self._observer.settled()
         correlation_id.set(self._new_id())
         while True:
-            link = None
+            link, news = None, News()
             try:
                 link = await endpoint.connect(
                     PROBE_CLIENT_ID, timeout=settings.timeout, on_notice=noticed, held_back=True

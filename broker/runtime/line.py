@@ -11,7 +11,7 @@ from datetime import datetime
 from broker.errors import ErrorCode, GatewayError, Phase
 from broker.gateway import faults
 from broker.gateway.base import Link, Notice, Probe
-from broker.gateway.conditions import conditions_of, is_news
+from broker.gateway.conditions import News, conditions_of
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.fault_table import Symptom
 from broker.gateway.faults import Target
@@ -66,6 +66,7 @@ class Line:
         self._link: Link | None = None
         self._last_answer: Probe | None = None
         self._told: dict[tuple[str, str], Condition] = {}
+        self._news = News()
         # How the last link ended, if the Gateway may not know that it has.
         self._unclean: str | None = None
 
@@ -90,6 +91,7 @@ class Line:
             self._dialling(session, dial)
 
         self._told.clear()
+        self._news = News()
         try:
             link = await self._endpoint.connect(
                 dial.client_id,
@@ -266,7 +268,7 @@ class Line:
     def _noticed(self, notice: Notice) -> None:
         """Take a notice of the link; those of the handshake count once it is complete."""
         conditions = conditions_of(notice, self._now())
-        if is_news(notice, conditions, live=self._link is not None):
+        if self._news.has(notice, conditions, live=self._link is not None):
             logger.info("notice", extra=self._trace.about(tws_code=notice.code, text=notice.text))
         for condition in conditions:
             if self._link is not None:

@@ -287,7 +287,7 @@ class Supervisor:
 
         Cancellation ends the link and records nothing.
         """
-        self._trace.begin()
+        self._trace.begin(self.session)
         try:
             await self._record_opening()
             item: Input | None = None

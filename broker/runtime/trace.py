@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from broker.runtime.observer import Observer
-from broker.session.model import Session, SessionSpec
+from broker.session.model import Session, SessionSpec, SessionState
 
 correlation_id: contextvars.ContextVar[UUID] = contextvars.ContextVar("correlation_id")
 """That of what the running task is at: a request, or the outage of a session or of a sentinel. Each
@@ -38,15 +38,18 @@ class Trace:
         self._observer = observer
         self._facts = {"session_id": str(spec.session_id), "gateway_id": spec.gateway_id}
 
-    def begin(self) -> None:
+    def begin(self, session: Session) -> None:
         """The session's task begins, in the context of whoever made it."""
         correlation_id.set(self.correlation_id)
+        if session.state is SessionState.RECONNECTING:  # as a broker before this one has left it
+            self._observer.outage_began(session, self.correlation_id)
 
     def begin_anew(self, session: Session) -> None:
-        """What follows has another cause: a link was lost."""
+        """What follows has another cause: a link was lost, or the broker stops."""
         self.correlation_id = self._new_id()
         correlation_id.set(self.correlation_id)
-        self._observer.outage_began(session, self.correlation_id)
+        if session.state is SessionState.CONNECTED:
+            self._observer.outage_began(session, self.correlation_id)
 
     def adopt(self, cause: UUID, context: contextvars.Context) -> None:
         """What follows is because of a request, which was made in this context."""

@@ -36,7 +36,7 @@ class MethodTally:
         self.refusals = refusals
         self.unary = unary
         self.in_progress = 0
-        self.codes: Counter[str] = Counter(OK=0)
+        self.codes: Counter[str] = Counter(OK=0, INTERNAL=0)
         self.durations = [0] * len(_BOUNDS)
         self.seconds = 0.0
 

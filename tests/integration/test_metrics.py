@@ -12,6 +12,7 @@ from ibgateway.broker.v1 import gateway_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from broker.telemetry.metric_table import METRICS, Kind
 from tests.harness import CONNECTED, RECONNECTING, Client, eventually, serving
@@ -219,9 +220,8 @@ async def test_rpcs_are_counted_by_status_and_refusals_by_reason(client: Client)
 async def test_events_are_counted_once_though_watchers_get_them_twice(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
-    async with serving(
-        simulator, database_url, store_grace=0.05, store_timeout=0.3, open_unrecorded=True
-    ) as client:
+    simulator.arm(Fault.ONE_SEGMENT)  # no condition is an event of its own
+    async with serving(simulator, database_url, store_timeout=1.0, open_unrecorded=True) as client:
         first = await client.open(client_id=7)
         kept = Scrape(client)
         blocker = await asyncpg.connect(database_url)
@@ -244,7 +244,9 @@ async def test_events_are_counted_once_though_watchers_get_them_twice(
         assert during.value("gateway_broker_queue_depth", queue="journal") == 2
         await block.rollback()
         await blocker.close()
-        await eventually(lambda: Scrape(client).value("gateway_broker_events_unrecorded") == 0)
+        await eventually(
+            lambda: Scrape(client).value("gateway_broker_events_unrecorded") == 0, timeout=20
+        )
         after = Scrape(client)
         assert after.total(events) == during.total(events)
         assert after.value("gateway_broker_event_lag_seconds_count") == after.total(events)

@@ -165,6 +165,27 @@ async def test_a_lost_link_begins_a_trace_of_its_own_that_ends_when_it_is_back(
     assert [span.name for span in writes] == ["append_events"] * 2
 
 
+async def test_a_session_that_is_taken_up_dials_in_the_trace_of_its_outage(
+    simulator: SimulatedGateway, database_url: str, collector: Collector
+) -> None:
+    async with serving(simulator, database_url) as client:
+        await client.open(client_id=7)
+    endpoint = f"http://{collector.address}"
+    async with serving(simulator, database_url, traces_endpoint=endpoint) as client:
+
+        async def is_back() -> bool:
+            return bool(await client.list(states=[CONNECTED]))
+
+        await eventually(is_back)
+        await eventually(lambda: len(collector.spans) == 3)
+    outages = [span for span in collector.spans if span.name == "outage"]
+    # Of the stop there is one more, which the next broker would end.
+    [root, stop] = sorted(outages, key=lambda span: span.start_time_unix_nano)
+    spans = collector.of(root.trace_id.hex())
+    assert [span.name for span in spans] == ["outage", "connect", "append_events"]
+    assert stop.trace_id != root.trace_id
+
+
 async def test_an_open_that_fails_says_so_in_its_span_and_one_that_is_not_sampled_has_none(
     traced: Client, simulator: SimulatedGateway, collector: Collector
 ) -> None:
