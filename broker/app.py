@@ -9,6 +9,7 @@ streams; stop gRPC; wait for the last handler; give the database up.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -32,6 +33,7 @@ from broker.events.catalogue import Catalogue
 from broker.events.hub import Hub
 from broker.events.log import RETRY_INTERVAL, EventLog
 from broker.events.watch import Watches
+from broker.gateway.base import Probe
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.ib import IBConnector
 from broker.rpc import convert
@@ -46,12 +48,16 @@ from broker.runtime.admission import Admission
 from broker.runtime.gateways import Gateways
 from broker.runtime.housekeeping import Housekeeper, Retention
 from broker.runtime.manager import SessionManager
+from broker.runtime.observer import Observer
 from broker.runtime.supervisor import Ports
 from broker.session.model import Session
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
 from broker.store.migration import upgrade
 from broker.store.postgres import StoreSettings
 from broker.store.record import PostgresStore
+from broker.telemetry.metrics import Metrics
+from broker.telemetry.observers import telemetry
+from broker.telemetry.readings import Readings
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +74,13 @@ class Running:
         grpc_address: where, HOST:PORT with the real port.
         embedded: whether the database is the broker's own.
         taken_up: how many sessions a broker before this one had left.
+        metrics: what it counts; None if that is switched off.
     """
 
     grpc_address: str
     embedded: bool
     taken_up: int
+    metrics: Metrics | None = None
 
 
 def now() -> datetime:
@@ -93,6 +101,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
     # The collector makes the tail of a fan-out: full collections are worth a third of it.
     gc.set_threshold(50_000, 20, 100)
     start_time = now()
+    version, instance = importlib.metadata.version("gateway-broker"), uuid.uuid4()
     async with AsyncExitStack() as stack:
         stack.enter_context(_first_cause())
         doorkeeper = Doorkeeper(
@@ -101,27 +110,37 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
             client_role=Role[settings.tls_client_role.upper()],
             now=now,
         )
-        dsn = await _database(settings, stack)
-        holder = f"{socket.gethostname()} pid {os.getpid()}"
-        store = await PostgresStore.open(
-            StoreSettings(dsn=dsn, timeout=settings.store_timeout), holder
+        told = await stack.enter_async_context(
+            telemetry(settings, version=version, instance=instance, now=now)
         )
-        stack.push_async_callback(store.close)
+        store = await _store(settings, stack, told.observer)
         left = await store.list_active_connections()
-        hub = await _hub(settings, store, left)
-        log = EventLog(store, hub, grace=settings.store_grace)
+        hub = await _hub(settings, store, left, told.observer)
+        log = EventLog(
+            store,
+            hub,
+            grace=settings.store_grace,
+            written=told.observer.written if told.traces is not None else None,
+        )
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(log.run(), name="event-log")
             gateways = Gateways(
                 {
                     name: Endpoint(
-                        gateway.settings(name), IBConnector(), now=now, random=random.random
+                        gateway.settings(name),
+                        IBConnector(),
+                        now=now,
+                        random=random.random,
+                        on_dialled=told.observer.dialled,
+                        on_probed=functools.partial(_answered, told.observer, name),
                     )
                     for name, gateway in settings.gateways.items()
                 },
                 store=store,
                 tasks=tasks,
                 now=now,
+                new_id=uuid.uuid4,
+                observer=told.observer,
             )
             await gateways.load()
             ports = Ports(
@@ -130,6 +149,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 random=random.random,
                 new_id=uuid.uuid4,
                 open_unrecorded=settings.open_unrecorded,
+                observer=told.observer,
             )
             manager = SessionManager(
                 gateways,
@@ -138,6 +158,8 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 lease_limit=settings.lease_limit,
                 tasks=tasks,
             )
+            readings = Readings(manager, hub, log, lambda: store.holds_lock, now)
+            lag = tasks.create_task(told.run(readings, left), name="loop-lag")
             manager.take_up(left)
             keeper = tasks.create_task(gateways.run(), name="quarantine")
             housekeeper = Housekeeper(store, hub, _retention(settings))
@@ -157,8 +179,8 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 ),
                 gateways=GatewayService(manager, now),
                 broker=BrokerService(
-                    version=importlib.metadata.version("gateway-broker"),
-                    instance=uuid.uuid4(),
+                    version=version,
+                    instance=instance,
                     store_id=store.store_id,
                     epoch=store.epoch,
                     start_time=start_time,
@@ -174,6 +196,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                     doorkeeper=doorkeeper,
                 ),
                 health=health,
+                observer=told,
             )
             reporter = tasks.create_task(health.run(), name="health")
             guard = tasks.create_task(_guard(store), name="database-lock")
@@ -183,11 +206,14 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
             await server.start()
             manager.begin_leases()
             try:
-                yield Running(server.address, settings.database_url is None, len(left))
+                yield Running(
+                    server.address, settings.database_url is None, len(left), told.metrics
+                )
             finally:
                 manager.refuse_new()
                 reporter.cancel()
                 cleaner.cancel()
+                lag.cancel()
                 await health.drain()
                 hub.announce_draining()
                 await manager.leave_all()
@@ -214,7 +240,9 @@ def _first_cause() -> Iterator[None]:
         raise cause from group
 
 
-async def _hub(settings: Settings, store: PostgresStore, sessions: Sequence[Session]) -> Hub:
+async def _hub(
+    settings: Settings, store: PostgresStore, sessions: Sequence[Session], observer: Observer
+) -> Hub:
     """What is visible at the start: watchers that come back find the newest events in memory."""
     memory = settings.watch_memory
     newest = await store.revision()
@@ -231,7 +259,12 @@ async def _hub(settings: Settings, store: PostgresStore, sessions: Sequence[Sess
         oldest=oldest,
         sessions=sessions,
         recent=[event for page in pages for event in page.events if event.revision >= oldest],
+        seen=observer.seen,
     )
+
+
+def _answered(observer: Observer, gateway_id: str, probe: Probe) -> None:
+    observer.answered(gateway_id, probe.latency)
 
 
 def _retention(settings: Settings) -> Retention:
@@ -240,6 +273,16 @@ def _retention(settings: Settings) -> Retention:
         max_events=settings.retention_events,
         interval=settings.retention_interval,
     )
+
+
+async def _store(settings: Settings, stack: AsyncExitStack, observer: Observer) -> PostgresStore:
+    dsn = await _database(settings, stack)
+    holder = f"{socket.gethostname()} pid {os.getpid()}"
+    store = await PostgresStore.open(
+        StoreSettings(dsn=dsn, timeout=settings.store_timeout), holder, observer.stored
+    )
+    stack.push_async_callback(store.close)
+    return store
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> str:
@@ -252,8 +295,12 @@ async def _database(settings: Settings, stack: AsyncExitStack) -> str:
     )
     await upgrade(embedded.dsn)
     logger.warning(
-        "no DATABASE_URL: the record is kept in the broker's own PostgreSQL",
-        extra={"data_dir": str(settings.data_dir), "look_inside": "gateway-broker db url"},
+        "embedded_database",
+        extra={
+            "data_dir": str(settings.data_dir),
+            "hint": "no DATABASE_URL: the record is kept in the broker's own PostgreSQL; "
+            "gateway-broker db url shows how to look into it",
+        },
     )
     return embedded.dsn
 
@@ -265,7 +312,7 @@ async def _guard(store: PostgresStore) -> None:
     """
     while True:
         await store.wait_lock_lost()
-        logger.error("the connection that holds the database's lock is lost")
+        logger.error("database_lock_lost")
         while True:
             try:
                 await store.reacquire()
@@ -274,4 +321,5 @@ async def _guard(store: PostgresStore) -> None:
             except StoreUnavailableError:
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                logger.warning("database_lock_regained")
                 break

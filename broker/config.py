@@ -89,6 +89,16 @@ def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("gateway-broker", appauthor=False))
 
 
+def _collector(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    host, colon, port = rest.rpartition(":")
+    if scheme not in ("http", "https") or not separator or not colon or not host:
+        raise ValueError("must be http://HOST:PORT, or https://HOST:PORT for TLS")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must end in a port, such as http://127.0.0.1:4317")
+    return value
+
+
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Budget = Annotated[float, Field(ge=0.01, le=86400, allow_inf_nan=False)]
@@ -247,6 +257,11 @@ class Settings(BaseSettings):
     """What a certificate is good for without an access file: viewer, trader or operator."""
     access_file: Path | None = None
     """Who may come in with which token or certificate, as what: docs/access.md."""
+    metrics: bool = True
+    """Count what happens, for Prometheus: docs/metrics.md."""
+    traces_endpoint: Annotated[str, AfterValidator(_collector)] | None = None
+    """The OTLP collector (gRPC) that gets traces, such as `http://127.0.0.1:4317`; it needs the
+    extra `traces`. Without it there are none, and they cost nothing."""
     insecure_no_auth: bool = False
     """Listen beyond loopback although anybody who connects can then open sessions, or, with an
     access file and without TLS, although tokens can be read on their way."""

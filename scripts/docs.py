@@ -6,7 +6,7 @@ import argparse
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from broker import config
 from broker.session.machine import TRANSITIONS
 from broker.session.model import SessionState
+from broker.telemetry.metric_table import METRICS, Metric
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLAIN_NAMES: Final = {
@@ -130,7 +131,61 @@ def _field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     return found
 
 
+def metrics() -> str:
+    """Every metric, what it means, and when to worry."""
+    plan = [metric for metric in METRICS if metric.name.startswith("ib_gateway_")]
+    own = [metric for metric in METRICS if metric not in plan]
+    return f"""# Metrics
+{NOTICE}
+
+The broker counts what happens and exposes it for Prometheus at `/metrics`.
+`GATEWAY_BROKER_METRICS=false` switches that off. No label is ever a session, an owner or an
+account; `gateway` is a name of the configuration. A counter is there from the start, at 0, for
+every label value that is known then, but those of rpcs from the first rpc of their method; a
+histogram from its first observation. All of it is of this broker since its start: a restart begins
+at 0.
+
+The labels `error_type` and the codes name the same six failures:
+ConnectionError is IB_CONN_001, ClientIDInUseError 002, TimeoutError 003, NetworkUnreachableError
+004, AuthenticationError 005, IncompatibleVersionError 006 ([connect-faults.md](connect-faults.md)).
+
+## The Gateway
+
+{_metrics(plan)}
+
+## The broker
+
+{_metrics(own)}
+
+Beside these stand `process_*` of Prometheus' own client: CPU seconds, resident memory, open file
+descriptors and their limit, and the start time of the process (on Linux only).
+
+Buckets, in the unit of the name:
+
+{_buckets()}
+"""
+
+
+def _metrics(some: Sequence[Metric]) -> str:
+    lines = ["| name | kind | meaning | look, if |", "|---|---|---|---|"]
+    for metric in some:
+        labels = f"{{{','.join(metric.labels)}}}" if metric.labels else ""
+        lines.append(
+            f"| `{metric.name}{labels}` | {metric.kind} | {metric.meaning} | {metric.worry} |"
+        )
+    return "\n".join(lines)
+
+
+def _buckets() -> str:
+    return "\n".join(
+        f"- `{metric.name}`: {', '.join(f'{bound:g}' for bound in metric.buckets)}"
+        for metric in METRICS
+        if metric.buckets
+    )
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/metrics.md": metrics,
     "docs/settings.md": settings,
     "docs/state-machine.md": state_machine,
 }

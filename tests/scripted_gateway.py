@@ -70,6 +70,7 @@ class ScriptedGateway:
         client_id: int,
         timeout: float,
         on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None] = lambda _: None,
     ) -> Link:
         target = Target(host, port, client_id)
         mood = self.mood

@@ -79,7 +79,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         except StartupError:
             raise
         except BrokerError as error:
-            logger.critical("the broker cannot go on: %s", error)
+            logger.critical("broker_failed", extra={"error": str(error)})
             raise
 
 
@@ -89,7 +89,7 @@ async def _serve(settings: Settings) -> None:
     with StopSignal() as stop:
         async with broker(settings) as running:
             logger.info(
-                "the broker serves",
+                "broker_serving",
                 extra={
                     "grpc": running.grpc_address,
                     "gateways": {
@@ -103,12 +103,15 @@ async def _serve(settings: Settings) -> None:
             )
             if settings.insecure_no_auth:
                 logger.warning(
-                    "insecure_no_auth: tokens can be read on their way, unless something in front "
-                    "of the broker encrypts it"
-                    if settings.knows_callers
-                    else "insecure_no_auth: whoever reaches the port can open and close sessions",
-                    extra={"grpc": running.grpc_address},
+                    "insecure_no_auth",
+                    extra={
+                        "grpc": running.grpc_address,
+                        "hint": "tokens can be read on their way, unless something in front of the "
+                        "broker encrypts it"
+                        if settings.knows_callers
+                        else "whoever reaches the port can open and close sessions",
+                    },
                 )
             await stop.wait()
-            logger.info("the broker stops")
-    logger.info("the broker has stopped")
+            logger.info("broker_stopping")
+    logger.info("broker_stopped")

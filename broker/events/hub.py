@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
+from weakref import WeakSet
 
 from broker.errors import SlowConsumerError
 from broker.events.archive import Archive, Entry
@@ -27,6 +28,15 @@ class Signal(enum.Enum):
 
     IDLE = "nothing else that matches up to here"
     DRAINING = "the broker is about to stop; what happens until then still follows"
+
+
+class _Place:
+    """Up to which revision one watcher has all."""
+
+    __slots__ = ("__weakref__", "revision")
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
 
 
 class ExpiredError(Exception):
@@ -44,6 +54,7 @@ class Hub:
         oldest: the oldest event that can be read.
         sessions: those that are not final.
         recent: the newest events, without gap up to ``revision``.
+        seen: called with each event that becomes visible, once, and with its session before it.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class Hub:
         oldest: int = 1,
         sessions: Sequence[Session] = (),
         recent: Sequence[SessionEvent] = (),
+        seen: Callable[[Session | None, SessionEvent], None] = lambda *_: None,
     ) -> None:
         self._archive = archive
         self._lag = lag
@@ -72,6 +84,9 @@ class Hub:
         self._next_provisional = 0
         self._shown: dict[UUID, Session] = {}
         self._waiters: set[asyncio.Future[bool]] = set()
+        # Those whose tails somebody still reads: a place goes with its tail.
+        self._places: WeakSet[_Place] = WeakSet()
+        self._seen = seen
         self._draining = False
         self._ended = False
 
@@ -90,6 +105,17 @@ class Hub:
         """All sessions that are not final, as the record has them up to ``revision``."""
         return self._kept
 
+    @property
+    def watchers(self) -> int:
+        """How many follow the log."""
+        return len(self._places)
+
+    @property
+    def lag(self) -> int:
+        """By how many events the watcher that is furthest behind is behind."""
+        furthest = min((place.revision for place in self._places), default=self._revision)
+        return self._revision - furthest
+
     def find(self, session_id: UUID) -> Session | None:
         """A session as it is visible; None for one that is unknown, or in the record alone."""
         return self._shown.get(session_id) or self._kept.get(session_id)
@@ -106,6 +132,7 @@ class Hub:
     def publish(self, events: Sequence[SessionEvent]) -> None:
         """Make events that are kept visible, in the order of their revisions."""
         for event in events:
+            before = self._kept.get(event.session_id)
             if event.session.state.is_final:
                 self._kept.pop(event.session_id, None)
             else:
@@ -114,6 +141,8 @@ class Hub:
             self._ring[event.revision % len(self._ring)] = Entry(event)
             if self._provisional:
                 self._supersede(event)
+            else:
+                self._seen(before, event)
         self._wake()
 
     def publish_provisional(self, events: Sequence[SessionEvent]) -> Sequence[Session]:
@@ -125,6 +154,7 @@ class Hub:
         sessions: list[Session] = []
         for event in events:
             kept = self._kept.get(event.session_id)
+            self._seen(self._shown.get(event.session_id, kept), event)
             session = replace(event.session, revision=kept.revision if kept is not None else 0)
             self._provisional[self._next_provisional] = Entry(replace(event, session=session))
             self._next_provisional += 1
@@ -176,35 +206,36 @@ class Hub:
         """
         loop = asyncio.get_running_loop()
         concerned = _everybody if wanted == SessionFilter() else wanted.concerned_by
-        position = after
+        place = _Place(after)
+        self._places.add(place)
         most = self._revision - after + self._lag
         # All that are there now are told, whatever the watcher has seen of them elsewhere.
         next_provisional = 0
         spoke = loop.time()
         told_draining = False
         while True:
-            while position < self._revision:
-                known = self._remembered(position + 1)
-                for entry in (known,) if known else await self._archived(position, most):
-                    position += 1
+            while place.revision < self._revision:
+                known = self._remembered(place.revision + 1)
+                for entry in (known,) if known else await self._archived(place.revision, most):
+                    place.revision += 1
                     if concerned(entry.event):
-                        yield entry, position
+                        yield entry, place.revision
                         spoke = loop.time()
             next_provisional = max(next_provisional, self._first_provisional)
             if next_provisional < self._next_provisional:
                 entry = self._provisional[next_provisional]
                 next_provisional += 1
                 if concerned(entry.event):
-                    yield entry, position
+                    yield entry, place.revision
                     spoke = loop.time()
             elif self._draining and not told_draining:
                 told_draining = True
-                yield Signal.DRAINING, position
+                yield Signal.DRAINING, place.revision
             elif self._ended:
-                yield Signal.IDLE, position
+                yield Signal.IDLE, place.revision
                 return
             elif not await self._changed(spoke + idle):
-                yield Signal.IDLE, position
+                yield Signal.IDLE, place.revision
                 spoke = loop.time()
 
     async def _archived(self, position: int, most: int) -> Sequence[Entry]:

@@ -7,9 +7,10 @@ visible before; then all that wait are, and all that follow, until none waits an
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -65,6 +66,7 @@ class _Pending:
     events: tuple[SessionEvent, ...]
     receipt: Receipt
     since: float
+    context: contextvars.Context | None
 
 
 class EventLog:
@@ -74,15 +76,26 @@ class EventLog:
         store: the record.
         hub: makes events visible.
         grace: seconds that an event may wait for the record before it is visible without.
+        written: called for each submission that is kept, in the context of whoever submitted it,
+            with the number of its events and the seconds that the transaction took; None if nobody
+            wants to know.
 
     Attributes:
         available: whether the database took the last append.
     """
 
-    def __init__(self, store: Store, hub: Hub, *, grace: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        *,
+        grace: float,
+        written: Callable[[int, float], None] | None = None,
+    ) -> None:
         self._store = store
         self._hub = hub
         self._grace = grace
+        self._written = written
         self._pending: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -110,11 +123,12 @@ class EventLog:
         if self._depth + len(events) > CAPACITY - (0 if moves else RESERVE):
             raise StoreUnavailableError(f"{self._depth} events wait for the database")
         loop = asyncio.get_running_loop()
-        pending = _Pending(tuple(events), Receipt.awaited(), loop.time())
+        context = contextvars.copy_context() if self._written is not None else None
+        pending = _Pending(tuple(events), Receipt.awaited(), loop.time(), context)
         self._pending.append(pending)
         before, self._depth = self._depth, self._depth + len(pending.events)
         if any(before < alarm <= self._depth for alarm in ALARMS):
-            logger.error("%d events wait for the database, of %d at most", self._depth, CAPACITY)
+            logger.error("journal_filling", extra={"events": self._depth, "limit": CAPACITY})
         self._idle.clear()
         self._work.set()
         if self._behind:
@@ -140,7 +154,7 @@ class EventLog:
             await self._work.wait()
             batch = self._first()
             events = [event for pending in batch for event in pending.events]
-            revisions = await self._append(events)
+            revisions, took = await self._append(events)
             kept = [
                 replace(event, revision=revision, session=replace(event.session, revision=revision))
                 for event, revision in zip(events, revisions, strict=True)
@@ -151,6 +165,8 @@ class EventLog:
             for pending in batch:
                 self._pending.popleft()
                 last += len(pending.events)
+                if self._written is not None and pending.context is not None:
+                    pending.context.run(self._written, len(pending.events), took)
                 # Kept first: who waits for that is told before a session that is visible goes on.
                 for future in (pending.receipt.kept, pending.receipt.visible):
                     if not future.done():
@@ -170,7 +186,7 @@ class EventLog:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            logger.error("%d events could not be recorded before the stop", self._depth)
+            logger.error("events_unrecorded", extra={"events": self._depth})
             return False
         return True
 
@@ -192,7 +208,7 @@ class EventLog:
             self._late = None
         if not self._pending:
             if self._behind:
-                logger.warning("the record has caught up")
+                logger.warning("record_caught_up")
             self._behind = False
             self._work.clear()
             self._idle.set()
@@ -203,9 +219,7 @@ class EventLog:
     def _fall_behind(self) -> None:
         self._late = None
         self._behind = True
-        logger.warning(
-            "%d events wait for the database; watchers get them unpersisted", self._depth
-        )
+        logger.warning("record_behind", extra={"events": self._depth})
         for pending in self._pending:
             self._foretell(pending)
 
@@ -214,19 +228,23 @@ class EventLog:
         if not pending.receipt.visible.done():
             pending.receipt.visible.set_result(sessions[-1])
 
-    async def _append(self, events: Sequence[SessionEvent]) -> Sequence[int]:
+    async def _append(self, events: Sequence[SessionEvent]) -> tuple[Sequence[int], float]:
+        """The revisions, and how many seconds the try took that succeeded."""
         while True:
+            begin = asyncio.get_running_loop().time()
             try:
                 revisions = await self._store.append(events)
             except StoreFencedError:
                 raise
             except StoreUnavailableError as error:
                 if self.available:
-                    logger.error("the database is away: %s; %d events wait", error, self._depth)
+                    logger.error(
+                        "store_unavailable", extra={"error": str(error), "events": self._depth}
+                    )
                 self.available = False
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 if not self.available:
-                    logger.warning("the database is back; %d events waited", self._depth)
+                    logger.warning("store_available", extra={"events": self._depth})
                 self.available = True
-                return revisions
+                return revisions, asyncio.get_running_loop().time() - begin

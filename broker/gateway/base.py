@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from broker.errors import GatewayError
+from broker.errors import GatewayError, Phase
 
 
 class GatewayKind(enum.StrEnum):
@@ -40,6 +40,31 @@ class Notice:
 
     code: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A dial that has ended.
+
+    Args:
+        gateway_id: which gateway was dialled.
+        host: where.
+        port: where.
+        client_id: under which client id.
+        duration: seconds from the dial to the completed handshake, or to the failure.
+        phases: those that were reached, each with the seconds from the dial until it began.
+        server_version: the negotiated server version; None if the dial failed.
+        error: why it failed; None if it did not.
+    """
+
+    gateway_id: str
+    host: str
+    port: int
+    client_id: int
+    duration: float
+    phases: tuple[tuple[Phase, float], ...]
+    server_version: int | None
+    error: GatewayError | None
 
 
 class Link(Protocol):
@@ -99,6 +124,7 @@ class GatewayConnector(Protocol):
         client_id: int,
         timeout: float,
         on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None] = lambda _: None,
     ) -> Link:
         """Open a connection and complete its handshake.
 
@@ -109,6 +135,7 @@ class GatewayConnector(Protocol):
             timeout: seconds for all of it, from the dial.
             on_notice: called for each notice, those of the handshake included (before this
                 method returns), as long as the link lives; it must not block.
+            on_phase: called as each phase after TCP begins; likewise.
 
         Returns:
             The live link: server version, nextValidId and a non-empty account list were read.

@@ -6,11 +6,13 @@ closes a socket: a farm that flaps costs no session, and a farm that is dead sho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from broker.gateway import faults
 from broker.gateway.base import Notice
-from broker.session.machine import DATA_CONTINUOUS
+from broker.session.machine import CONDITIONS, DATA_CONTINUOUS
 from broker.session.model import Condition, ConditionStatus
 
 TRUE: Final = ConditionStatus.TRUE
@@ -40,6 +42,11 @@ _BY_CODE: Final[dict[int, tuple[tuple[str, ConditionStatus, str], ...]]] = {
     321: (("WRITABLE", FALSE, "READ_ONLY_API"),),
     10197: (("NO_COMPETING_LOGIN", FALSE, "COMPETING_LOGIN"),),
 }
+CONDITION_TYPES: Final = tuple(
+    dict.fromkeys(kind for conditions in _BY_CODE.values() for kind, _, _ in conditions)
+)
+"""All that a session can have."""
+
 _SUBJECT_LIMIT: Final = 64
 _READ_ONLY: Final = "read-only"
 _ON_DEMAND: Final = "upon demand."
@@ -66,6 +73,35 @@ def conditions_of(notice: Notice, time: datetime) -> tuple[Condition, ...]:
         )
         for kind, status, reason in _BY_CODE.get(notice.code, ())
     )
+
+
+class News:
+    """Which notices of one link are to be logged.
+
+    Not what a Gateway says to everybody who connects, that all is well; nor what it ends an attempt
+    with, which is told as the failure.
+    """
+
+    def __init__(self) -> None:
+        self._troubles: set[tuple[str, str]] = set()
+
+    def has(self, notice: Notice, conditions: Sequence[Condition], *, live: bool) -> bool:
+        """Whether this is one.
+
+        Args:
+            notice: what the Gateway says.
+            conditions: what that means.
+            live: whether the handshake is complete.
+        """
+        keys = {(item.type, item.subject): item.status for item in conditions}
+        over = {key for key, status in keys.items() if status is TRUE}
+        mended = self._troubles & over
+        self._troubles = {*self._troubles, *keys} - over
+        if len(self._troubles) > CONDITIONS:  # the peer names them
+            self._troubles.clear()
+        if conditions:
+            return bool(keys.keys() - over or mended)
+        return live or not faults.ends_attempt(notice)
 
 
 def _farm(text: str) -> str:

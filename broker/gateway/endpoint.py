@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from broker.errors import (
     GatewayError,
     Phase,
 )
-from broker.gateway.base import GatewayConnector, GatewayKind, Link, Notice
+from broker.gateway.base import Dialled, GatewayConnector, GatewayKind, Link, Notice, Probe
 from broker.gateway.breaker import Breaker, BreakerState
 from broker.gateway.faults import account_failure
 from broker.gateway.maintenance import Calendar
@@ -138,6 +139,8 @@ class Endpoint:
         connector: dials it.
         now: the time, in UTC.
         random: a number in [0, 1).
+        on_dialled: called with each dial that has succeeded or failed.
+        on_probed: called with the answer to the probe of a trial.
 
     Attributes:
         reachable: whether the last attempt was answered; None before any has ended.
@@ -153,6 +156,8 @@ class Endpoint:
         *,
         now: Callable[[], datetime],
         random: Callable[[], float],
+        on_dialled: Callable[[Dialled], None] = lambda _: None,
+        on_probed: Callable[[Probe], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self.reachable: bool | None = None
@@ -170,6 +175,8 @@ class Endpoint:
         self._connector = connector
         self._now = now
         self._random = random
+        self._on_dialled = on_dialled
+        self._on_probed = on_probed
         self._busy = False
         self._last_start = float("-inf")
         # Bounded by the session limit: a session waits here at most once.
@@ -195,6 +202,11 @@ class Endpoint:
         if self.breaker.half_open_at is None:
             return None
         return max(self.breaker.half_open_at - asyncio.get_running_loop().time(), 0.0)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn to dial."""
+        return len(self._waiting)
 
     def maintenance_end(self) -> datetime | None:
         """The end of the maintenance window that the gateway is in, if it is in one."""
@@ -282,6 +294,7 @@ class Endpoint:
         *,
         timeout: float,
         on_notice: Callable[[Notice], None],
+        on_dial: Callable[[], None] = lambda: None,
         held_back: bool = False,
     ) -> Link:
         """Dial, when it is this caller's turn.
@@ -293,6 +306,8 @@ class Endpoint:
             client_id: the TWS client id.
             timeout: seconds for the attempt, from the dial, not from this call.
             on_notice: called for each notice of the link.
+            on_dial: called when it is this caller's turn, before the dial; never if the failure is
+                another's.
             held_back: do not dial while the gateway is drained, but wait; nor, while it gives no
                 answer, before it is tried again: its last failure is then this caller's, too.
 
@@ -304,7 +319,8 @@ class Endpoint:
         await self._admitted(timeout, held_back=held_back)
         try:
             await self._space()
-            link = await self._dial(client_id, timeout, on_notice)
+            on_dial()
+            link = await self._timed_dial(client_id, timeout, on_notice)
         except GatewayError as error:
             self._failed(error, timeout)
             raise
@@ -354,8 +370,45 @@ class Endpoint:
             await asyncio.sleep(pause)
         self._last_start = loop.time()
 
-    async def _dial(
+    async def _timed_dial(
         self, client_id: int, timeout: float, on_notice: Callable[[Notice], None]
+    ) -> Link:
+        """Dial, and tell what came of it; a cancelled dial comes to nothing."""
+        began = time.perf_counter()
+        phases: list[tuple[Phase, float]] = []
+
+        def tell(version: int | None, error: GatewayError | None) -> None:
+            settings, took = self.settings, time.perf_counter() - began
+            self._on_dialled(
+                Dialled(
+                    gateway_id=settings.gateway_id,
+                    host=settings.host,
+                    port=settings.port,
+                    client_id=client_id,
+                    duration=took,
+                    phases=tuple(phases),
+                    server_version=version,
+                    error=error,
+                )
+            )
+
+        def reached(phase: Phase) -> None:
+            phases.append((phase, time.perf_counter() - began))
+
+        try:
+            link = await self._dial(client_id, timeout, on_notice, reached)
+        except GatewayError as error:
+            tell(None, error)
+            raise
+        tell(link.server_version, None)
+        return link
+
+    async def _dial(
+        self,
+        client_id: int,
+        timeout: float,
+        on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None],
     ) -> Link:
         link = await self._connector.connect(
             host=self.settings.host,
@@ -363,11 +416,12 @@ class Endpoint:
             client_id=client_id,
             timeout=timeout,
             on_notice=on_notice,
+            on_phase=on_phase,
         )
         try:
             if self.breaker.state is not BreakerState.CLOSED:
                 # A Gateway that hangs completes handshakes, too.
-                await link.probe(self.settings.heartbeat_timeout)
+                self._on_probed(await link.probe(self.settings.heartbeat_timeout))
             refusal = account_failure(self.settings.kind, link.accounts)
         except BaseException:  # a cancellation, too, must not leave the socket
             await link.close()

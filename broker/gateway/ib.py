@@ -56,10 +56,11 @@ class IBConnector:
         client_id: int,
         timeout: float,
         on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None] = lambda _: None,
     ) -> Link:
         """Open a connection and complete its handshake; see ``GatewayConnector.connect``."""
         target = Target(host, port, client_id)
-        handshake = _Handshake(target, timeout, on_notice)
+        handshake = _Handshake(target, timeout, on_notice, on_phase)
         dialling = handshake.connectAsync(host, port, client_id, timeout=0)  # type: ignore[no-untyped-call]
         dial = asyncio.create_task(dialling, name=f"dial {target} as {client_id}")
         dial.add_done_callback(_look_at)
@@ -101,8 +102,9 @@ def _look_at(dial: asyncio.Task[None]) -> None:
 class _Socket(Connection):
     """ib_async's connection, which knows why it ended and can be taken from ib_async alive."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, on_phase: Callable[[Phase], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_phase = on_phase
         self.target = target
         self.timeout = timeout
         self.opened: asyncio.Transport | None = None
@@ -143,6 +145,7 @@ class _Socket(Connection):
         # uvloop's transports are registered as no class of asyncio's.
         self.opened = self.transport = cast("asyncio.Transport", transport)
         wire.tune(self.opened)
+        self._on_phase(Phase.HANDSHAKE)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on, acknowledged at once.
@@ -207,15 +210,22 @@ class _Handshake(Client):
 
     conn: _Socket
 
-    def __init__(self, target: Target, timeout: float, on_notice: Callable[[Notice], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        timeout: float,
+        on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None],
+    ) -> None:
         super().__init__(_Wrapper())  # type: ignore[no-untyped-call]
         self._logger = _SILENT
         self._target = target
         self._timeout = timeout
         self._on_notice = on_notice
+        self._on_phase = on_phase
         self._messages = _Messages()
         self.decoder = self._messages  # type: ignore[assignment]
-        self.conn = _Socket(target, timeout)
+        self.conn = _Socket(target, timeout, on_phase)
         self.conn.hasData += self._onSocketHasData
         self.conn.disconnected += self._onSocketDisconnected
         self.outcome: asyncio.Future[wire.TcpLink | GatewayError] = (
@@ -281,11 +291,14 @@ class _Handshake(Client):
     def _onSocketHasData(self, data: bytes) -> None:  # noqa: N802
         if self.outcome.done():
             return  # the attempt has failed, and this is what came until the peer's FIN
+        was_answered = bool(self._messages.serverVersion)
         unreadable = False
         try:
             super()._onSocketHasData(data)  # type: ignore[no-untyped-call]
         except Exception:  # noqa: BLE001 - ib_async takes the fields apart without looking
             unreadable = True
+        if self._messages.serverVersion and not was_answered:
+            self._on_phase(Phase.START_API)
         unreadable |= self.serverVersion() > _LARGEST_VERSION
         rest: bytes = self._data
         unreadable |= len(rest) >= 4 and int.from_bytes(rest[:4]) > wire.MAX_FRAME

@@ -17,7 +17,8 @@ from broker.access.identity import Identity, Role
 from broker.access.rights import RIGHTS, Right
 from broker.errors import PermissionDeniedError, UnauthenticatedError
 from broker.rpc.audit import STRANGERS, Audit
-from broker.rpc.caller import OWNER_KEY, Context, Metadata, correlation_id, proven
+from broker.rpc.caller import OWNER_KEY, Context, Metadata, proven
+from broker.runtime.trace import correlation_id
 
 TOKEN_KEY: Final = "authorization"  # noqa: S105  # a name, not a token
 LONGEST_HEADER: Final = 128

@@ -15,7 +15,8 @@ import logging
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -28,13 +29,16 @@ from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
 from broker.rpc.auth import Gate
-from broker.rpc.caller import Context, Metadata, correlation_id
+from broker.rpc.caller import Context, Metadata
+from broker.runtime.trace import correlation_id
 
 logger = logging.getLogger(__name__)
 
 DOMAIN: Final = "ibgateway.broker.v1"
 CORRELATION_KEY: Final = "x-correlation-id"
 LONGEST_MESSAGE: Final = 1024
+
+_OK: Final = grpc.StatusCode.OK.name
 
 STATUS_CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "IB_CONN_001": grpc.StatusCode.UNAVAILABLE,
@@ -67,6 +71,39 @@ Unary = Callable[[Any, Context], Awaitable[Message]]
 Stream = Callable[[Any, Context], AsyncIterator[Message | bytes]]
 
 
+class Tally(Protocol):
+    """Counts the rpcs of one method; it is quick, since every rpc pays for it."""
+
+    def begin(self) -> float:
+        """One has begun; returns what ``end`` is to be given."""
+
+    def end(self, began: float, code: str) -> None:
+        """It has ended with the name of a status code."""
+
+    def refused(self, reason: str) -> None:
+        """It ends with the reason of an ErrorInfo."""
+
+
+class RpcObserver(Protocol):
+    """Looks on at every rpc, from when its handler is added."""
+
+    def tally(self, method: str, *, unary: bool) -> Tally:
+        """What counts the rpcs of this method."""
+
+    def around(self, method: str, handler: Unary) -> Unary:
+        """The handler of a unary method, or one that calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What a caller is told of an error."""
+
+    reason: str
+    message: str
+    details: Sequence[Message]
+    metadata: Mapping[str, str]
+
+
 class Boundary:
     """Stands between gRPC and every handler of this API; counts those that run.
 
@@ -76,11 +113,13 @@ class Boundary:
     Args:
         server: what it stands before.
         gate: lets callers in.
+        observer: looks on.
     """
 
-    def __init__(self, server: grpc.aio.Server, gate: Gate) -> None:
+    def __init__(self, server: grpc.aio.Server, gate: Gate, observer: RpcObserver) -> None:
         self._server = server
         self._gate = gate
+        self._observer = observer
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -91,7 +130,7 @@ class Boundary:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
         except TimeoutError:
-            logger.error("%d requests did not end", self._running)
+            logger.error("requests_unfinished", extra={"requests": self._running})
             return False
         return True
 
@@ -101,29 +140,27 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Called by newer generated code for the same handlers again; asyncio servers look them up
-        as above.
-        """
-
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        name = method.rpartition("/")[2]
+        tally = self._observer.tally(name, unary=not handler.response_streaming)
         if not handler.response_streaming:
+            unary = self._observer.around(name, cast("Unary", handler.unary_unary))
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, cast("Unary", handler.unary_unary)),
+                self._unary(method, unary, tally),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 # It ends when its caller says so: a stop does not wait for it.
-                self._stream(method, cast("Stream", handler.stream_stream), counts=False),
+                self._stream(method, cast("Stream", handler.stream_stream), tally, counts=False),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         serialize = handler.response_serializer
         assert serialize is not None
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(method, cast("Stream", handler.unary_stream)),
+            self._stream(method, cast("Stream", handler.unary_stream), tally),
             request_deserializer=handler.request_deserializer,
             # What many streams send alike is serialized by the first of them.
             response_serializer=lambda message: (
@@ -131,26 +168,32 @@ class Boundary:
             ),
         )
 
-    def _unary(self, method: str, handler: Unary) -> Unary:
+    def _unary(self, method: str, handler: Unary, tally: Tally) -> Unary:
         async def handle(request: Any, context: Context) -> Message:
             self._enter()
+            began, code = tally.begin(), _OK
             try:
                 metadata = context.invocation_metadata() or ()
                 _correlate(metadata, context)
                 await self._gate.admit(method, request, metadata, context)
                 return await handler(request, context)
             except BaseException as error:
-                await _end(error, context)
+                refusal = _refusal(error)
+                code = _code(refusal, tally)
+                if refusal is not None:
+                    await _abort(context, refusal)
                 raise
             finally:
+                tally.end(began, code)
                 self._leave()
 
         return handle
 
-    def _stream(self, method: str, handler: Stream, *, counts: bool = True) -> Stream:
+    def _stream(self, method: str, handler: Stream, tally: Tally, *, counts: bool = True) -> Stream:
         async def handle(request: Any, context: Context) -> AsyncIterator[Message | bytes]:
             if counts:
                 self._enter()
+            began, code = tally.begin(), _OK
             try:
                 metadata = context.invocation_metadata() or ()
                 _correlate(metadata, context)
@@ -172,9 +215,13 @@ class Boundary:
                         yield message
                     raise self._gate.revoked(leash, method, context)
             except BaseException as error:
-                await _end(error, context)
+                refusal = _refusal(error)
+                code = _code(refusal, tally)
+                if refusal is not None:
+                    await _abort(context, refusal)
                 raise
             finally:
+                tally.end(began, code)
                 if counts:
                     self._leave()
 
@@ -239,21 +286,29 @@ def _new_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-async def _end(error: BaseException, context: Context) -> None:
-    """Abort the rpc with what the error means to the caller; return if it is not for us to say."""
-    if isinstance(error, BrokerError):
-        await _abort(context, error.reason, error.message, _details(error), error.metadata)
+def _refusal(error: BaseException) -> _Refusal | None:
+    """What the error means to the caller; None if it is not for us to say: he has gone."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            return
-        stopping = BrokerDrainingError()
-        await _abort(context, stopping.reason, stopping.message, _details(stopping), {})
-    if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            return None
+        error = BrokerDrainingError()
+    if isinstance(error, BrokerError):
+        return _Refusal(error.reason, error.message, _details(error), error.metadata)
+    if isinstance(error, Exception):
         error_id = str(uuid.uuid4())
-        logger.error("a request failed", exc_info=error, extra={"error_id": error_id})
+        logger.error("request_failed", exc_info=error, extra={"error_id": error_id})
         message = f"the broker erred; its log says more under error_id {error_id}"
-        await _abort(context, "INTERNAL", message, [], {"error_id": error_id})
+        return _Refusal("INTERNAL", message, (), {"error_id": error_id})
+    return None
+
+
+def _code(refusal: _Refusal | None, tally: Tally) -> str:
+    """The name of the status code that an rpc ends with; counts the reason."""
+    if refusal is None:
+        return grpc.StatusCode.CANCELLED.name
+    tally.refused(refusal.reason)
+    return STATUS_CODES[refusal.reason].name
 
 
 def _details(error: BrokerError) -> list[Message]:
@@ -289,22 +344,18 @@ def _details(error: BrokerError) -> list[Message]:
     return details
 
 
-async def _abort(
-    context: Context,
-    reason: str,
-    message: str,
-    details: list[Message],
-    metadata: Mapping[str, str],
-) -> None:
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
+async def _abort(context: Context, refusal: _Refusal) -> NoReturn:
+    info = error_details_pb2.ErrorInfo(
+        reason=refusal.reason, domain=DOMAIN, metadata=dict(refusal.metadata)
+    )
     packed = []
-    for detail in (info, *details):
+    for detail in (info, *refusal.details):
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     status = rpc_status.to_status(
         status_pb2.Status(
-            code=STATUS_CODES[reason].value[0],
-            message=message[:LONGEST_MESSAGE],
+            code=STATUS_CODES[refusal.reason].value[0],
+            message=refusal.message[:LONGEST_MESSAGE],
             details=packed,
         )
     )

@@ -21,9 +21,6 @@ Metadata = Iterable[tuple[str, str | bytes]]
 proven: ContextVar[Identity | None] = ContextVar("proven", default=None)
 """Who has sent the request being handled; None if callers need not say so."""
 
-correlation_id: ContextVar[str] = ContextVar("correlation_id")
-"""That of the request being handled: a UUID4."""
-
 
 def owner(context: Context) -> str:
     """The name under which the caller's sessions stand. Where callers need not prove it, whoever

@@ -22,7 +22,7 @@ from ibgateway.broker.v1 import (
 from broker.access.doorkeeper import Doorkeeper
 from broker.errors import StartupError
 from broker.rpc.auth import Gate
-from broker.rpc.boundary import Boundary
+from broker.rpc.boundary import Boundary, RpcObserver
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.health import HealthReporter
@@ -46,6 +46,7 @@ class Server:
         watcher_limit: how many calls may arrive at once without being refused.
         doorkeeper: has the certificate to show, if there is one.
         gate: lets callers in.
+        observer: looks on at every rpc.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Server:
         gateways: GatewayService,
         broker: BrokerService,
         health: HealthReporter,
+        observer: RpcObserver,
     ) -> None:
         self._server = grpc.aio.server(options=options(watcher_limit))
-        self.boundary = Boundary(self._server, gate)
+        self.boundary = Boundary(self._server, gate, observer)
         # Generated code asks a server for nothing but to add handlers.
         ours: Any = self.boundary
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, ours)

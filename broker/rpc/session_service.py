@@ -15,9 +15,10 @@ from broker.events.hub import Signal
 from broker.events.token import NOWHERE, ResumeToken
 from broker.events.watch import ResetReason, SnapshotComplete, Told, Watches
 from broker.rpc import convert, requests
-from broker.rpc.caller import Context, correlation_id, owner
+from broker.rpc.caller import Context, owner
 from broker.runtime.admission import Admission
 from broker.runtime.manager import SessionManager
+from broker.runtime.trace import correlation_id
 from broker.session.filters import SessionFilter
 from broker.session.model import Session
 

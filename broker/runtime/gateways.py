@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from broker.errors import (
     GatewayError,
@@ -15,9 +16,12 @@ from broker.errors import (
     StoreUnavailableError,
 )
 from broker.events.log import RETRY_INTERVAL
-from broker.gateway.base import Notice
+from broker.gateway.base import Link, Notice
+from broker.gateway.conditions import News, conditions_of
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.heartbeat import watch_over
+from broker.runtime.observer import Observer
+from broker.runtime.trace import correlation_id
 from broker.session.client_ids import ClientIds, Quarantined
 from broker.session.drain import Drain
 from broker.store.base import Store
@@ -39,6 +43,8 @@ class Gateways:
         store: what must be known after a restart.
         tasks: owns the sentinels.
         now: the time, in UTC.
+        new_id: makes a UUID4.
+        observer: is told of the sentinels' links.
     """
 
     def __init__(
@@ -48,11 +54,15 @@ class Gateways:
         store: Store,
         tasks: asyncio.TaskGroup,
         now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        observer: Observer,
     ) -> None:
         self.endpoints = endpoints
         self._store = store
         self._tasks = tasks
         self._now = now
+        self._new_id = new_id
+        self._observer = observer
         self._sentinels: dict[str, asyncio.Task[None]] = {}
         self._stopped = False
         # What is to be written: bounded by the number of client ids.
@@ -78,6 +88,11 @@ class Gateways:
             settings = endpoint.settings
             self._ids[name].restore(await self._store.list_quarantine(settings.host, settings.port))
             endpoint.set_drain(await self._store.get_drain(name))
+
+    @property
+    def unwritten(self) -> int:
+        """How many changes of quarantines wait for the database."""
+        return len(self._unwritten)
 
     def endpoint(self, gateway_id: str) -> Endpoint:
         """The gateway of that name.
@@ -174,7 +189,13 @@ class Gateways:
         """Hold one connection to a gateway that no session uses, so that its health is known."""
         settings = endpoint.settings
 
+        link: Link | None = None
+        news = News()
+
         def noticed(notice: Notice) -> None:
+            conditions = conditions_of(notice, self._now())
+            if not news.has(notice, conditions, live=link is not None):
+                return
             logger.info(
                 "notice",
                 extra={
@@ -184,7 +205,11 @@ class Gateways:
                 },
             )
 
+        # Whatever task made this one: its cause is another.
+        self._observer.settled()
+        correlation_id.set(str(self._new_id()))
         while True:
+            link, news = None, News()
             try:
                 link = await endpoint.connect(
                     PROBE_CLIENT_ID, timeout=settings.timeout, on_notice=noticed, held_back=True
@@ -199,15 +224,20 @@ class Gateways:
                     unanswered_at=None if error.answered else self._now(),
                 )
                 continue
+            logger.info("sentinel_connected", extra={"gateway_id": settings.gateway_id})
             try:
                 loss = await watch_over(
                     link,
                     interval=settings.heartbeat_interval,
                     timeout=settings.heartbeat_timeout,
-                    answered=lambda _: None,
+                    answered=lambda probe: self._observer.answered(
+                        settings.gateway_id, probe.latency
+                    ),
                 )
             finally:
                 await link.close()
+            self._observer.lost(settings.gateway_id, loss)
+            correlation_id.set(str(self._new_id()))
             logger.warning(
                 "sentinel_lost", extra={"gateway_id": settings.gateway_id, "error": str(loss)}
             )

@@ -57,7 +57,7 @@ class Housekeeper:
             except StoreFencedError:
                 raise
             except StoreUnavailableError as error:
-                logger.info("nothing is deleted now: %s", error)
+                logger.info("cleaning_postponed", extra={"error": str(error)})
             await asyncio.sleep(self._retention.interval)
 
     async def sweep(self) -> None:

@@ -51,7 +51,8 @@ class Lease:
 
     def _run_out(self, due: float, ttl: float) -> None:
         if asyncio.get_running_loop().time() - due > ABSENCE:
-            logger.warning("the broker was away; a lease of %g s begins anew", ttl)
+            # The broker itself was away.
+            logger.warning("lease_extended", extra={"lease_ttl": ttl})
             self.begin(ttl)
             return
         self.stop()

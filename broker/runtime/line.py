@@ -11,12 +11,13 @@ from datetime import datetime
 from broker.errors import ErrorCode, GatewayError, Phase
 from broker.gateway import faults
 from broker.gateway.base import Link, Notice, Probe
-from broker.gateway.conditions import conditions_of
+from broker.gateway.conditions import News, conditions_of
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.fault_table import Symptom
 from broker.gateway.faults import Target
 from broker.gateway.heartbeat import watch_over
 from broker.runtime.ladder import Ladder
+from broker.runtime.observer import Observer
 from broker.runtime.trace import Trace
 from broker.session import machine
 from broker.session.client_ids import ClientIds, Quarantined
@@ -37,6 +38,7 @@ class Line:
         now: the time, in UTC.
         random: a number in [0, 1).
         seen: called with each condition that the Gateway tells over the live link.
+        observer: is told of dials, answers and losses.
 
     Attributes:
         heartbeat_latency: seconds, of the last answered probe; None before the first.
@@ -51,6 +53,7 @@ class Line:
         now: Callable[[], datetime],
         random: Callable[[], float],
         seen: Callable[[Condition], None],
+        observer: Observer,
     ) -> None:
         self.heartbeat_latency: float | None = None
         self._endpoint = endpoint
@@ -58,9 +61,12 @@ class Line:
         self._trace = trace
         self._now = now
         self._seen = seen
+        self._observer = observer
         self._ladder = Ladder(endpoint, random)
         self._link: Link | None = None
+        self._last_answer: Probe | None = None
         self._told: dict[tuple[str, str], Condition] = {}
+        self._news = News()
         # How the last link ended, if the Gateway may not know that it has.
         self._unclean: str | None = None
 
@@ -76,21 +82,22 @@ class Line:
                 max(pause, 0.0),
                 unanswered_at=last.time if last is not None and last.blames_gateway else None,
             )
-        settings = self._endpoint.settings
-        logger.info(
-            "connection_attempt",
-            extra=self._trace.about(
-                host=settings.host, port=settings.port, client_id=dial.client_id
-            ),
-        )
         loop = asyncio.get_running_loop()
         begin = loop.time()
+
+        def dialling() -> None:
+            nonlocal begin
+            begin = loop.time()
+            self._dialling(session, dial)
+
         self._told.clear()
+        self._news = News()
         try:
             link = await self._endpoint.connect(
                 dial.client_id,
                 timeout=session.spec.timeout,
                 on_notice=self._noticed,
+                on_dial=dialling,
                 held_back=session.state is machine.RECONNECTING,
             )
         except GatewayError as error:
@@ -113,10 +120,13 @@ class Line:
             timeout=settings.heartbeat_timeout,
             answered=self._answered,
         )
+        self._observer.lost(session.spec.gateway_id, error)
         hung = error.phase is Phase.HEARTBEAT
-        self._lost("HEARTBEAT_UNANSWERED" if hung else "LINK_LOST")
+        self._lost(session, "HEARTBEAT_UNANSWERED" if hung else "LINK_LOST")
+        failure = self._failure(session, error, attempt=0)
+        self._log_failure(session, failure)
         return LinkLost(
-            self._failure(session, error, attempt=0),
+            failure,
             "HEARTBEAT_UNANSWERED" if hung else "PEER_CLOSED",
             self._ladder.link_lost(),
         )
@@ -128,11 +138,11 @@ class Line:
             if not await link.close():
                 self._unclean = "CLOSE_UNANSWERED"
 
-    async def abandon(self) -> None:
+    async def abandon(self, session: Session) -> None:
         """End the link because the session's task has failed."""
         if self._link is not None:
             await self._link.close()
-            self._lost("BROKER_ERROR")
+            self._lost(session, "BROKER_ERROR")
 
     async def probe(self) -> Probe | None:
         """Ask the Gateway for its time; None if there is no link to ask over.
@@ -167,11 +177,25 @@ class Line:
         """Seconds until a session goes on whose own task has failed so often."""
         return self._ladder.crashed(in_a_row)
 
+    def _dialling(self, session: Session, dial: Dial) -> None:
+        """It is the session's turn: the dial begins now."""
+        settings = self._endpoint.settings
+        logger.info(
+            "connection_attempt",
+            extra=self._trace.about(
+                host=settings.host, port=settings.port, client_id=dial.client_id
+            ),
+        )
+        if session.last_failure is not None:
+            self._observer.retried(settings.gateway_id, session.last_failure.code)
+
     def _attempt_failed(self, session: Session, error: GatewayError) -> Input:
         if error.code is ErrorCode.CLIENT_ID_IN_USE and session.state is machine.RECONNECTING:
             error = self._own_ghost(session)
         failure = self._failure(session, error, attempt=session.attempt + 1)
         next_client_id = self._next_client_id(session, failure)
+        if next_client_id is None:
+            self._log_failure(session, failure)
         delay = 0.0 if next_client_id is not None else self._ladder.failed(session, failure)
         grace = self._endpoint.settings.auth_grace
         return AttemptFailed(failure, delay, next_client_id, auth_grace=grace)
@@ -187,7 +211,7 @@ class Line:
         )
 
     def _failure(self, session: Session, error: GatewayError, *, attempt: int) -> Failure:
-        """The failure, with what else the one who reads it should know; logged."""
+        """The failure, with what else the one who reads it should know."""
         failure = Failure.of(error, time=self._now(), attempt=attempt)
         hint = failure.hint
         end = self._endpoint.maintenance_end()
@@ -197,7 +221,12 @@ class Line:
         if drain is not None and session.state is not machine.CONNECTING:
             why = f" ({drain.reason})" if drain.reason else ""
             hint = f"{drain.actor} drains the gateway{why}: an operator must resume it."
-        failure = replace(failure, hint=hint[: faults.TEXT_LIMIT])
+        return replace(failure, hint=hint[: faults.TEXT_LIMIT])
+
+    def _log_failure(self, session: Session, failure: Failure) -> None:
+        last = session.last_failure
+        # What to do is said once: the same may fail for a weekend.
+        hint = {} if last is not None and last.hint == failure.hint else {"hint": failure.hint}
         logger.error(
             "connection_failure",
             extra=self._trace.about(
@@ -205,10 +234,9 @@ class Line:
                 error_message=failure.message,
                 code=failure.code.reason,
                 phase=failure.phase.value,
-                hint=failure.hint,
+                **hint,
             ),
         )
-        return failure
 
     def _next_client_id(self, session: Session, failure: Failure) -> int | None:
         """Hold the next id beside the one that is in use at the Gateway, if that is the policy."""
@@ -225,19 +253,24 @@ class Line:
             self._client_ids.take(client_id, session.spec.session_id)
         return client_id
 
-    def _lost(self, how: str) -> None:
+    def _lost(self, session: Session, how: str) -> None:
         self._link = None
         self.heartbeat_latency = None
         self._unclean = how
-        self._trace.begin_anew()
+        self._trace.begin_anew(session)
 
     def _answered(self, probe: Probe) -> None:
         self.heartbeat_latency = probe.latency
+        if probe is not self._last_answer:  # a link gives its last one again while that is young
+            self._last_answer = probe
+            self._observer.answered(self._endpoint.settings.gateway_id, probe.latency)
 
     def _noticed(self, notice: Notice) -> None:
         """Take a notice of the link; those of the handshake count once it is complete."""
-        logger.info("notice", extra=self._trace.about(tws_code=notice.code, text=notice.text))
-        for condition in conditions_of(notice, self._now()):
+        conditions = conditions_of(notice, self._now())
+        if self._news.has(notice, conditions, live=self._link is not None):
+            logger.info("notice", extra=self._trace.about(tws_code=notice.code, text=notice.text))
+        for condition in conditions:
             if self._link is not None:
                 self._seen(condition)
                 continue

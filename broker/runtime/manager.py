@@ -197,6 +197,7 @@ class SessionManager:
             "close_requested",
             extra={
                 "session_id": str(session_id),
+                "gateway_id": supervisor.session.spec.gateway_id,
                 "correlation_id": str(correlation_id),
                 "actor": actor,
                 "comment": comment,
@@ -317,15 +318,16 @@ class SessionManager:
             task.cancel()
 
     def _remove(self, session: Session) -> None:
+        correlation_id = self._ports.new_id()
         logger.warning(
             "gateway_removed",
             extra={
                 "session_id": str(session.spec.session_id),
                 "gateway_id": session.spec.gateway_id,
+                "correlation_id": str(correlation_id),
                 "address": f"{session.spec.host}:{session.spec.port}",
             },
         )
-        correlation_id = self._ports.new_id()
         for item in (EndRequested(CloseReason.GATEWAY_REMOVED, "broker"), LinkEnded()):
             if isinstance(item, EndRequested) and session.is_closing:
                 continue

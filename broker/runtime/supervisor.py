@@ -12,9 +12,10 @@ that the session needs, and is given to the machine at once, between two inputs 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -33,6 +34,7 @@ from broker.gateway.fault_table import Symptom
 from broker.runtime.alarms import Alarms
 from broker.runtime.lease import Lease
 from broker.runtime.line import Line
+from broker.runtime.observer import Nobody, Observer
 from broker.runtime.opening import Opening
 from broker.runtime.trace import Trace
 from broker.session import machine
@@ -46,6 +48,7 @@ from broker.session.inputs import (
     Input,
     LeaseChanged,
     LinkEnded,
+    LinkUp,
     TaskCrashed,
     Told,
 )
@@ -60,7 +63,7 @@ class Ports:
 
     ``now`` is the time in UTC, ``random`` a number in [0, 1), ``new_id`` a UUID4.
     ``open_timeout`` is how many seconds the record of an open may take; with ``open_unrecorded``
-    it is not waited for while the database is away.
+    it is not waited for while the database is away. ``observer`` is told what happens.
     """
 
     log: EventLog
@@ -69,6 +72,7 @@ class Ports:
     new_id: Callable[[], UUID]
     open_timeout: float = 5.0
     open_unrecorded: bool = False
+    observer: Observer = field(default_factory=Nobody)
 
 
 class Vitals(NamedTuple):
@@ -126,7 +130,10 @@ class Supervisor:
             on_abandoned=lambda: self.request_end(CloseReason.CALLER_GONE, session.spec.owner),
         )
         self._trace = Trace(
-            session.spec, events[0].correlation_id if events else ports.new_id(), ports.new_id
+            session.spec,
+            events[0].correlation_id if events else ports.new_id(),
+            ports.new_id,
+            ports.observer,
         )
         self.line = Line(
             endpoint,
@@ -135,6 +142,7 @@ class Supervisor:
             now=ports.now,
             random=ports.random,
             seen=self._seen,
+            observer=ports.observer,
         )
         self.ended: asyncio.Future[Session] = loop.create_future()
         self.released: asyncio.Future[None] = loop.create_future()
@@ -143,7 +151,7 @@ class Supervisor:
         # At once: whatever happens to the session is recorded after its beginning.
         self._receipt = ports.log.submit(events) if events else Receipt.of(session)
         self._interrupt: asyncio.Future[EndRequested | BrokerStopping] = loop.create_future()
-        self._end_correlation_id: UUID | None = None
+        self._end_cause: tuple[UUID, contextvars.Context] | None = None
         self._alarms = Alarms(
             endpoint.settings.budgets, endpoint.settings.maintenance, ports.now(), self.tell
         )
@@ -178,11 +186,13 @@ class Supervisor:
     ) -> None:
         """Ask the session to end; only the first request counts. ``ended`` tells when it has.
 
-        The correlation id, if there is one, stands in the events from then on.
+        The correlation id, if there is one, stands in the events from then on: that of the request
+        which the caller handles.
         """
         if not self._interrupt.done():
             self._interrupt.set_result(EndRequested(close_reason, actor))
-            self._end_correlation_id = correlation_id
+            if correlation_id is not None:
+                self._end_cause = (correlation_id, contextvars.copy_context())
 
     def request_stop(self) -> None:
         """The broker stops: leave the session to the next one, unless it is to end anyway."""
@@ -277,6 +287,7 @@ class Supervisor:
 
         Cancellation ends the link and records nothing.
         """
+        self._trace.begin(self.session)
         try:
             await self._record_opening()
             item: Input | None = None
@@ -287,8 +298,7 @@ class Supervisor:
             await self.line.end()
             if self.session.state.is_final:
                 final = await self._receipt.visible
-                reason = final.close_reason or final.state.value
-                logger.info("disconnection", extra=self._trace.about(reason=reason))
+                logger.info("disconnection", extra=self._trace.about(reason=_why(final)))
                 self.ended.set_result(final)
             else:
                 self._leave()
@@ -343,7 +353,7 @@ class Supervisor:
             # A bug in one session must not cost the others.
             self._crashes += 1
             logger.error("session_crashed", exc_info=error, extra=self._trace.about())
-            await self.line.abandon()
+            await self.line.abandon(self.session)
             item = self._crash()
             await self._take(item)
         return item
@@ -416,10 +426,10 @@ class Supervisor:
         return True
 
     def _apply(self, item: Input) -> None:
-        if isinstance(item, EndRequested) and self._end_correlation_id is not None:
-            self._trace.correlation_id = self._end_correlation_id
+        if isinstance(item, EndRequested) and self._end_cause is not None:
+            self._trace.adopt(*self._end_cause)
         elif isinstance(item, BrokerStopping):
-            self._trace.begin_anew()
+            self._trace.begin_anew(self.session)
         step = machine.step(
             self.session,
             item,
@@ -433,6 +443,8 @@ class Supervisor:
         self._alarms.follow(self.session, self._ports.now())
         if before.state is machine.CONNECTING and self.session.state is not machine.CONNECTING:
             self._settle(self._receipt)
+        if isinstance(item, LinkUp):
+            self._trace.settle()
         if before.client_id != self.session.client_id:
             self._receipt.kept.add_done_callback(lambda _: self._release(before.client_id))
 
@@ -468,3 +480,11 @@ class Supervisor:
 
     def _release(self, client_id: int) -> None:
         self._client_ids.release(client_id, self.session.spec.session_id)
+
+
+def _why(final: Session) -> str:
+    """Why a session is final: as somebody asked, or the code of what it FAILED by."""
+    failure = final.last_failure
+    if final.close_reason is not None or failure is None:
+        return final.close_reason or final.state.value
+    return failure.code.reason

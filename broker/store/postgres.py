@@ -10,11 +10,12 @@ cut off and replaced. Both are its Tenure.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Final, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -90,16 +91,30 @@ async def connect(dsn: str, *, timeout: float) -> Connection:
 _SERVER_SETTINGS: Final = {"application_name": "gateway-broker", "timezone": "UTC"}
 
 
-class Database:
-    """Runs named statements, each alone, as one transaction."""
+class Stored(Protocol):
+    """Is told of each statement that has ended, and how many seconds it took."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout: float) -> None:
+    def __call__(self, operation: str, duration: float, *, failed: bool) -> None:
+        """Take note; quickly, and without raising."""
+
+
+def untold(operation: str, duration: float, *, failed: bool) -> None:
+    """Nobody wants to know."""
+
+
+class Database:
+    """Runs named statements, each alone, as one transaction; says of each how long it took."""
+
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], timeout: float, stored: Stored = untold
+    ) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._stored = stored
         self._closed = False
 
     @classmethod
-    async def open(cls, settings: StoreSettings) -> Self:
+    async def open(cls, settings: StoreSettings, stored: Stored = untold) -> Self:
         """Make a pool. Nothing is connected yet: ``require_schema`` tells whether it will be."""
         pool = await asyncpg.create_pool(
             settings.dsn,
@@ -111,7 +126,7 @@ class Database:
             init=_configure,
             reset=_keep,
         )
-        return cls(pool, settings.timeout)
+        return cls(pool, settings.timeout, stored)
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
         """Run a statement of ``queries.sql``; returns its rows.
@@ -120,9 +135,16 @@ class Database:
             StoreUnavailableError: whether it was carried out is unknown.
             RecordRefusedError: nothing was written.
         """
-        with _translated():
-            async with asyncio.timeout(self._timeout), self._connection() as connection:
-                return await connection.fetch(QUERIES[name], *values)
+        began = time.perf_counter()
+        try:
+            with _translated():
+                async with asyncio.timeout(self._timeout), self._connection() as connection:
+                    rows = await connection.fetch(QUERIES[name], *values)
+        except (StoreUnavailableError, RecordRefusedError):
+            self._stored(name, time.perf_counter() - began, failed=True)
+            raise
+        self._stored(name, time.perf_counter() - began, failed=False)
+        return rows
 
     async def close(self) -> None:
         """Close the pool; idempotent. Takes the timeout of a call at most."""

@@ -27,8 +27,10 @@ from broker.store.postgres import (
     RecordRefusedError,
     Row,
     RuleBrokenError,
+    Stored,
     StoreSettings,
     Tenure,
+    untold,
 )
 
 
@@ -49,17 +51,18 @@ class PostgresStore:
         self._expiry = Expiry(database)
 
     @classmethod
-    async def open(cls, settings: StoreSettings, holder: str) -> Self:
+    async def open(cls, settings: StoreSettings, holder: str, stored: Stored = untold) -> Self:
         """Take the database over.
 
         Args:
             settings: which one.
             holder: who takes it, for the message to another broker that wants it.
+            stored: is told of each statement.
 
         Raises:
             StartupError: it cannot be reached, is not migrated, or another broker holds it.
         """
-        database = await Database.open(settings)
+        database = await Database.open(settings, stored)
         return cls(database, await Tenure.begin(settings, holder))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ IMPORTERS = {
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),
     "structlog": ("telemetry/",),
+    "opentelemetry": ("telemetry/",),
+    "prometheus_client": ("telemetry/",),
     "alembic": ("store/migration.py",),
     "sqlalchemy": ("store/migration.py",),
     "typer": ("cli/",),
@@ -121,3 +124,31 @@ def test_generated_pages_are_current() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def events_of_the_log() -> Iterator[tuple[str, ast.expr]]:
+    """What each line of ours says has happened."""
+    for path in MODULES:
+        for node in ast.walk(parse(path)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "logger"
+            ):
+                event = node.args[0]
+                options = [event.body, event.orelse] if isinstance(event, ast.IfExp) else [event]
+                for option in options:
+                    yield f"{path.name}:{node.lineno}", option
+
+
+def test_the_log_page_names_every_event_and_no_other() -> None:
+    names = set()
+    for where, event in events_of_the_log():
+        assert isinstance(event, ast.Constant), where
+        assert isinstance(event.value, str), where
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", event.value), f"{where}: facts belong to fields"
+        names.add(event.value)
+    page = (ROOT / "docs" / "logs.md").read_text()
+    rows = re.findall(r"^\| (`[a-z_`, ]+) \|", page, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == names

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker.gateway.base import Notice
-from broker.gateway.conditions import conditions_of
+from broker.gateway.conditions import News, conditions_of
 from broker.session.model import ConditionStatus
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -45,3 +45,20 @@ def test_only_a_read_only_api_makes_a_session_unwritable() -> None:
     [condition] = conditions_of(Notice(321, f"{refused} mode."), NOW)
     assert (condition.type, condition.status) == ("WRITABLE", ConditionStatus.FALSE)
     assert not conditions_of(Notice(321, "Error validating request.-'bZ' : cause - X"), NOW)
+
+
+def test_only_what_is_not_well_or_is_well_again_is_news() -> None:
+    news = News()
+
+    def told(code: int, text: str, *, live: bool) -> bool:
+        notice = Notice(code, text)
+        return news.has(notice, conditions_of(notice, NOW), live=live)
+
+    assert not told(2104, "Market data farm connection is OK:usfarm", live=False)
+    assert not told(2104, "Market data farm connection is OK:usfarm", live=True)
+    assert told(2103, "Market data farm connection is broken:usfarm", live=True)
+    assert not told(2104, "Market data farm connection is OK:eufarm", live=True)
+    assert told(2104, "Market data farm connection is OK:usfarm", live=True)
+    assert not told(2104, "Market data farm connection is OK:usfarm", live=True)
+    assert not told(326, "Unable to connect as the client id is already in use.", live=False)
+    assert told(1300, "TWS socket port has been reset.", live=True)

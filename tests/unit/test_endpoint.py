@@ -63,6 +63,7 @@ class ScriptedConnector:
         client_id: int,
         timeout: float,
         on_notice: Callable[[Notice], None],
+        on_phase: Callable[[Phase], None] = lambda _: None,
     ) -> Link:
         self.dialled.append(client_id)
         self.starts.append(asyncio.get_running_loop().time())

@@ -19,6 +19,7 @@ from broker.session.filters import SessionFilter
 from broker.session.inputs import LinkEnded
 from broker.session.model import CloseReason, SessionEvent, SessionState
 from broker.store.base import LogPage, Store
+from tests.harness import eventually
 from tests.memory_store import MemoryStore
 from tests.unit.test_machine import CORRELATION, END, NOW, UP, spec, step
 
@@ -258,6 +259,36 @@ async def test_what_memory_still_has_can_be_continued_although_the_record_has_no
     assert told.oldest == 4
     told.expire(2)
     assert told.oldest == 4
+
+
+# -- what is seen of it ----------------------------------------------------------------
+
+
+async def test_the_lag_is_that_of_the_watcher_furthest_behind_and_goes_with_it() -> None:
+    told = hub()
+    assert (told.watchers, told.lag) == (0, 0)
+    told.publish(story())
+    slow, quick = (told.tail(EVERYTHING, after, idle=5) for after in (0, 3))
+    assert await next_ones(slow, 1) == [(1, 1, 1)]
+    assert await next_ones(quick, 1) == [(4, 4, 4)]
+    assert (told.watchers, told.lag) == (2, 3)
+    told.publish(story("bob", first_revision=5))
+    assert told.lag == 7
+    await slow.aclose()
+    assert (told.watchers, told.lag) == (1, 4)
+    del quick  # nobody reads it any more
+    await eventually(lambda: (told.watchers, told.lag) == (0, 0))
+
+
+async def test_each_event_is_seen_once_with_its_session_before_it() -> None:
+    seen: list[tuple[SessionState | None, int]] = []
+    told = hub(seen=lambda before, event: seen.append((before and before.state, event.sequence)))
+    events = story()
+    told.publish(events[:1])
+    told.publish_provisional(unkept(events[1:3]))
+    told.publish(events[1:])
+    connecting, connected = SessionState.CONNECTING, SessionState.CONNECTED
+    assert seen == [(None, 1), (connecting, 2), (connected, 3), (connected, 4)]
 
 
 # -- while the database is away --------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_journal_that_fills_gives_alarm_and_keeps_room_for_transitions(
         assert made.log.depth == CAPACITY
 
     run(body())
-    told = [record.args[0] for record in caplog.records if record.levelname == "ERROR"]  # type: ignore[index]
+    told = [record.events for record in caplog.records if record.levelname == "ERROR"]  # type: ignore[attr-defined]
     assert told == list(ALARMS)
 
 
