@@ -140,10 +140,10 @@ class Doorkeeper:
     def _look(self) -> bool:
         changed = self._roster is not None and self._roster.look()
         if changed:
-            logger.info("the access file has changed, and is in force")
+            logger.info("access_file_changed")
         if self._tls is not None and self._tls.look():
             logger.info(
-                "the certificate has changed, and is shown from now on",
+                "certificate_changed",
                 extra={"not_after": self._tls.value.not_after.isoformat()},
             )
         return changed
@@ -153,18 +153,16 @@ class Doorkeeper:
         if problem != self._told:
             self._told = problem
             if problem:
-                logger.error(
-                    "a file is not usable; what it said before stays in force: %s", problem
-                )
+                logger.error("access_unusable", extra={"error": problem})
             else:
-                logger.info("every file of access is in force again")
+                logger.info("access_usable")
         if self._tls is None:
             return
         now, not_after = self._now(), self._tls.value.not_after
         if not_after - now < EXPIRES_SOON and now - self._reminded_at >= _REMIND:
             self._reminded_at = now
             logger.warning(
-                "the certificate expires soon; no client will take it then",
+                "certificate_expires_soon",
                 extra={"not_after": not_after.isoformat()},
             )
 

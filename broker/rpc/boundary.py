@@ -140,6 +140,11 @@ class Boundary:
             [_Wrapped(handler, self._wrap) for handler in handlers]
         )
 
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Called by newer generated code for the same handlers again; asyncio servers look them up
+        as above.
+        """
+
     def _wrap(self, method: str, handler: Handler) -> Handler:
         name = method.rpartition("/")[2]
         tally = self._observer.tally(name, unary=not handler.response_streaming)

@@ -385,8 +385,8 @@ class _Cluster:
                 return
         # It has no owner now. Who starts next on this directory stops it.
         logger.error(
-            "the embedded PostgreSQL cannot be stopped",
-            extra={"reason": str(failure), "data_directory": str(self.data)},
+            "database_not_stopped",
+            extra={"error": str(failure), "data_directory": str(self.data)},
         )
 
     def _command(self, name: str, *arguments: str, timeout: float, stdin: str = "") -> None:

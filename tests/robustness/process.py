@@ -22,7 +22,7 @@ _STOPS = 20.0
 """Seconds after which a broker that was told to stop is taken to hang."""
 _PAUSE = 0.2
 """Seconds before one that ended by itself is started again."""
-_BUGS = ("Traceback", "session_crashed", "a request failed", "was never retrieved")
+_BUGS = ("Traceback", "session_crashed", "request_failed", "was never retrieved")
 _NONE = ("ExecuteBatchError",)
 """What gRPC itself says of a peer that went away in the middle of a message."""
 
