@@ -178,11 +178,12 @@ def read(path: Path) -> Roster:
 
 
 def add(path: Path, entry: Entry) -> None:
-    """Append a line.
+    """Append a line; a file that is not there is made.
 
     Raises:
         UnusableFileError: the file is not usable, or would not be afterwards.
     """
+    _make(path)
     with _editing(path) as lines:
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
@@ -215,6 +216,18 @@ def revoke(path: Path, name: str, key_id: str | None) -> Sequence[Entry]:
         if not lines:
             lines.append(HEADER)
     return out
+
+
+def _make(path: Path) -> None:
+    """A file without a line, unless there is one."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+            file.write(HEADER)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise UnusableFileError(f"{path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from broker.access.rights import RIGHTS, Right
 from broker.errors import PermissionDeniedError, UnauthenticatedError
 from broker.rpc.audit import STRANGERS, Audit
 from broker.rpc.caller import OWNER_KEY, Context, Metadata, proven
+from broker.rpc.requests import LONGEST_NAME
 from broker.runtime.trace import correlation_id
 
 TOKEN_KEY: Final = "authorization"  # noqa: S105  # a name, not a token
@@ -132,7 +133,9 @@ class Gate:
         if right is Right.OWN:
             await self._require_owner(identity, method, request, context)
         elif right is Right.OPERATE:
-            self._operated(identity, method, context, {"gateway_id": request.gateway_id})
+            self._operated(
+                identity, method, context, {"gateway_id": request.gateway_id[:LONGEST_NAME]}
+            )
         proven.set(identity)
         return Admitted(proof, identity)
 

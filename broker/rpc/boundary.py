@@ -141,8 +141,8 @@ class Boundary:
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Called by newer generated code for the same handlers again; asyncio servers look them up
-        as above.
+        """Called by newer generated code for the same handlers again. Handlers that are registered
+        so are served as they are, before those above: none is.
         """
 
     def _wrap(self, method: str, handler: Handler) -> Handler:

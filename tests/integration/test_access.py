@@ -495,3 +495,26 @@ async def test_a_new_certificate_is_shown_without_a_restart(
             await eventually(is_shown)
             # Connections that were there stay.
             assert (await info(before)).access.problem == ""
+
+
+async def test_a_new_authority_of_callers_counts_without_a_restart(
+    simulator: SimulatedGateway, database_url: str, tmp_path: Path
+) -> None:
+    trial, other = make(tmp_path, risk=Role.VIEWER), make(tmp_path / "other", risk=Role.VIEWER)
+    trusted = trial.ca.read_bytes()
+    async with guarded(simulator, database_url, trial, **settings(trial, mutual=True)) as address:
+
+        async def is_taken(caller: Trial) -> bool:
+            async with calling(address, caller, client="risk", ca=trusted) as client:
+                try:
+                    await info(client)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    return False
+            return True
+
+        assert (await is_taken(trial), await is_taken(other)) == (True, False)
+        trial.ca.write_bytes(other.ca.read_bytes())
+        await eventually(lambda: is_taken(other))
+        assert not await is_taken(trial)

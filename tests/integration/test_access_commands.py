@@ -163,9 +163,13 @@ async def test_a_token_that_makes_no_sense_is_not_added(
 async def test_a_token_needs_a_file_to_stand_in(tmp_path: Path) -> None:
     add = ("access", "token", "add", "momentum", "--role", "trader")
     assert (await ask(*add)).code == 2
-    said = await ask(*add, "--file", str(tmp_path / "nowhere"))
+    said = await ask(*add, "--file", str(tmp_path / "nowhere" / "access"))
     assert (said.code, said.out) == (1, "")
     assert "No such file" in said.err
+    path = tmp_path / "access"
+    assert (await ask(*add, "--file", str(path))).code == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [item.identity.name for item in roster.read(path).entries] == ["momentum"]
 
 
 # -- commands that reach a broker --------------------------------------------------

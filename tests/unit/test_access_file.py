@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -17,7 +18,9 @@ from broker.access.doorkeeper import Doorkeeper, Unknown
 from broker.access.guarded import LARGEST, GuardedFile, Watched
 from broker.access.identity import Identity, Role
 from broker.access.roster import Entry
+from broker.access.trial import Trial
 from broker.errors import UnusableFileError
+from tests.harness import eventually
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 KEY = "sha256:" + "ab" * 32
@@ -327,6 +330,34 @@ def test_the_digest_of_a_token_is_no_token(tmp_path: Path) -> None:
     doorkeeper = Doorkeeper(access_file=written(tmp_path / "access", item.line()), now=lambda: NOW)
     for stolen in (item.digest.hex(), f"sha256:{item.digest.hex()}", f"gwb_{item.digest.hex()}"):
         assert doorkeeper.authenticate(stolen) is None
+
+
+async def test_that_a_certificate_expires_soon_is_said_once_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = Trial(tmp_path / "trial")
+    trial.make(["localhost"], {}, now=NOW, days=30)
+    time = [NOW + timedelta(days=15)]
+    looks: list[datetime] = []
+
+    def now() -> datetime:
+        looks.append(time[0])
+        return time[0]
+
+    async def said_at(moment: datetime) -> int:
+        """How often it has been said, once there was a second look at this time."""
+        time[0] = moment
+        await eventually(lambda: looks.count(moment) > 5)
+        return sum("expires soon" in record.message for record in caplog.records)
+
+    doorkeeper = Doorkeeper(tls=(trial.certificate, trial.key), now=now, interval=0.01)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(doorkeeper.run(), name="doorkeeper")
+        assert await said_at(NOW + timedelta(days=15, hours=1)) == 0
+        assert await said_at(NOW + timedelta(days=17)) == 1
+        assert await said_at(NOW + timedelta(days=17, hours=23)) == 1
+        assert await said_at(NOW + timedelta(days=18, hours=1)) == 2
+        running.cancel()
 
 
 # -- whatever else a file may hold -------------------------------------------------
