@@ -16,9 +16,10 @@ from tests.harness import CONNECTED, Client, eventually, refusal
 SETTINGS: dict[str, Any] = {
     "retry_max_attempts": 2,
     "circuit_breaker_failure_threshold": 3,
-    "circuit_breaker_timeout": 0.3,
+    "circuit_breaker_timeout": 1.0,
     "circuit_breaker_success_threshold": 2,
     "heartbeat_interval": 1.2,
+    "heartbeat_timeout": 5.0,
 }
 """Of its gateway: the third failure in a row opens the circuit."""
 
