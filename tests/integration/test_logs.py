@@ -185,6 +185,7 @@ async def test_no_line_has_a_password_a_token_or_an_account(
     assert "DU***567" in failure["error_message"]
     logger = logging.getLogger("somebody.else")
     logger.warning("cannot connect to postgresql://broker:hunter2@db/broker?sslmode=require")
+    logger.warning("no postgresql://db/broker?user=broker&password=hunter2&sslmode=require")
     logger.warning("refused", extra={"header": "Bearer abc.def", "by": {"dsn": "a://b:hunter2@c"}})
     try:
         raise ValueError("password of postgresql://:hunter2@db is wrong for DU7654321")
