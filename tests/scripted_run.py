@@ -16,11 +16,14 @@ from tests.harness import CONNECTED, Client, eventually, refusal
 SETTINGS: dict[str, Any] = {
     "retry_max_attempts": 2,
     "circuit_breaker_failure_threshold": 3,
-    "circuit_breaker_timeout": 0.3,
+    "circuit_breaker_timeout": 1.0,
     "circuit_breaker_success_threshold": 2,
-    "heartbeat_interval": 1.2,
+    "heartbeat_interval": 60.0,
+    "heartbeat_timeout": 5.0,
 }
-"""Of its gateway: the third failure in a row opens the circuit."""
+"""Of its gateway: the third failure in a row opens the circuit, and nobody is asked for a heartbeat
+who was not meant to be.
+"""
 
 CORRELATION_ID = "3c9ad6a5-4a3e-4b8d-9f53-0a1b2c3d4e5f"
 """Of the first open."""

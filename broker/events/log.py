@@ -96,6 +96,8 @@ class EventLog:
         self._hub = hub
         self._grace = grace
         self._written = written
+        # That of no session: who waits first is not the cause of the wait.
+        self._context = contextvars.copy_context()
         self._pending: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -134,7 +136,7 @@ class EventLog:
         if self._behind:
             self._foretell(pending)
         elif self._late is None:
-            self._late = loop.call_later(self._grace, self._fall_behind)
+            self._late = loop.call_later(self._grace, self._fall_behind, context=self._context)
         return pending.receipt
 
     def require_available(self) -> None:
@@ -214,7 +216,9 @@ class EventLog:
             self._idle.set()
         elif not self._behind:
             due = self._pending[0].since + self._grace
-            self._late = asyncio.get_running_loop().call_at(due, self._fall_behind)
+            self._late = asyncio.get_running_loop().call_at(
+                due, self._fall_behind, context=self._context
+            )
 
     def _fall_behind(self) -> None:
         self._late = None

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
-
-logger = logging.getLogger(__name__)
 
 ABSENCE: Final = 1.0
 """Seconds by which a timer is late only if the broker itself was away: stopped, or out of memory.
@@ -21,11 +18,18 @@ class Lease:
     Args:
         expire: called when it has run out.
         now: the time, in UTC.
+        extended: called when it would have run out, but begins anew.
     """
 
-    def __init__(self, expire: Callable[[], None], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        expire: Callable[[], None],
+        now: Callable[[], datetime],
+        extended: Callable[[], None] = lambda: None,
+    ) -> None:
         self._expire = expire
         self._now = now
+        self._extended = extended
         self._timer: asyncio.TimerHandle | None = None
         self._expire_time: datetime | None = None
 
@@ -51,9 +55,8 @@ class Lease:
 
     def _run_out(self, due: float, ttl: float) -> None:
         if asyncio.get_running_loop().time() - due > ABSENCE:
-            # The broker itself was away.
-            logger.warning("lease_extended", extra={"lease_ttl": ttl})
             self.begin(ttl)
+            self._extended()
             return
         self.stop()
         self._expire()

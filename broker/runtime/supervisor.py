@@ -121,7 +121,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         session, events = beginning.session, beginning.events
         self.session: Session = session
-        self.lease = Lease(self._lease_expired, ports.now)
+        self.lease = Lease(self._lease_expired, ports.now, self._lease_extended)
         self.opening = Opening(
             repeatable=session.spec.request_id is not None,
             # Whoever waits for it shows that the session is wanted.
@@ -477,6 +477,10 @@ class Supervisor:
     def _lease_expired(self) -> None:
         logger.warning("lease_expired", extra=self._trace.about(lease_ttl=self.session.lease_ttl))
         self.request_end(CloseReason.LEASE_EXPIRED, "broker")
+
+    def _lease_extended(self) -> None:
+        about = self._trace.about(lease_ttl=self.session.lease_ttl)
+        logger.warning("lease_extended", extra=about)
 
     def _release(self, client_id: int) -> None:
         self._client_ids.release(client_id, self.session.spec.session_id)

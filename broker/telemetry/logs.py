@@ -22,6 +22,7 @@ QUIET: tuple[str, ...] = ("alembic", "asyncio", "sqlalchemy", "ib_async")
 _SECRETS: Final = (
     # The password of an address, a token, and all of an account's id but its kind and its end.
     (re.compile(r"(?<=://)([^\s:/@]*):[^\s/]+@"), r"\1:***@"),
+    (re.compile(r"\b((?:password|token)=)[^\s&'\"]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b([Bb]earer) [^\s'\"]+"), r"\1 ***"),
     (re.compile(r"\b(D?[UFI])\d{2,}(\d{3})\b"), r"\1***\2"),
 )

@@ -72,7 +72,7 @@ def log() -> Iterator[Log]:
 async def test_the_log_of_a_run_tells_each_thing_once_and_in_order(
     simulator: SimulatedGateway, database_url: str, log: Log
 ) -> None:
-    async with serving(simulator, database_url, gateway_changes=SETTINGS) as client:
+    async with serving(simulator, database_url, gateway_changes=SETTINGS, store_grace=10) as client:
         session = await play(client, simulator)
         lines = log.lines
     assert [(line["event"], line.get("client_id")) for line in lines] == [
@@ -129,7 +129,7 @@ async def test_the_log_of_a_run_tells_each_thing_once_and_in_order(
 async def test_every_line_of_a_request_or_session_has_the_id_of_its_cause(
     simulator: SimulatedGateway, database_url: str, log: Log
 ) -> None:
-    async with serving(simulator, database_url, gateway_changes=SETTINGS) as client:
+    async with serving(simulator, database_url, gateway_changes=SETTINGS, store_grace=10) as client:
         await play(client, simulator)
         lines = log.lines
     for line in lines:
@@ -149,7 +149,7 @@ async def test_the_log_of_a_sentinel_tells_what_happens_to_its_gateway(
     simulator: SimulatedGateway, database_url: str, log: Log
 ) -> None:
     quick = {"sentinel": True, "health_check_interval": 0.1}
-    async with serving(simulator, database_url, gateway_changes=quick):
+    async with serving(simulator, database_url, gateway_changes=quick, store_grace=10):
         await eventually(lambda: log.named("sentinel_connected"))
         await simulator.stop_listening()
         simulator.drop()
@@ -185,6 +185,7 @@ async def test_no_line_has_a_password_a_token_or_an_account(
     assert "DU***567" in failure["error_message"]
     logger = logging.getLogger("somebody.else")
     logger.warning("cannot connect to postgresql://broker:hunter2@db/broker?sslmode=require")
+    logger.warning("no postgresql://db/broker?user=broker&password=hunter2&sslmode=require")
     logger.warning("refused", extra={"header": "Bearer abc.def", "by": {"dsn": "a://b:hunter2@c"}})
     try:
         raise ValueError("password of postgresql://:hunter2@db is wrong for DU7654321")
@@ -220,7 +221,7 @@ async def test_the_same_run_is_readable_for_people(
 ) -> None:
     stream = io.StringIO()
     for _ in recorded("console", stream):
-        async with serving(simulator, database_url) as client:
+        async with serving(simulator, database_url, store_grace=10) as client:
             session = await client.open(client_id=7)
             await client.close(session.session_id)
     attempt, success, *_ = stream.getvalue().splitlines()

@@ -96,11 +96,21 @@ async def test_the_seven_metrics_tell_of_a_run_what_the_wire_has_seen(
         await client.open(client_id=30)
         assert Scrape(client).value("ib_gateway_active_connections", **GATEWAY) == 1
 
-        async def another_heartbeat() -> bool:
-            now = Scrape(client)
-            return now.value("ib_gateway_heartbeat_latency_ms_count", **GATEWAY) == 4
 
-        await eventually(another_heartbeat)
+@pytest.mark.requirement("AC-011")
+async def test_each_heartbeat_is_an_observation_and_an_answer_that_is_given_again_is_none(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    often = {"heartbeat_interval": 1.2, "heartbeat_timeout": 5.0}
+    name = "ib_gateway_heartbeat_latency_ms_count"
+    async with serving(simulator, database_url, gateway_changes=often) as client:
+        session = await client.open(client_id=7)
+        ask = pb.VerifySessionRequest(session_id=session.session_id)
+        first, again = [await client.sessions.VerifySession(ask) for _ in range(2)]
+        assert first.server_time == again.server_time
+        assert Scrape(client).value(name, **GATEWAY) == 1
+        await eventually(lambda: Scrape(client).value(name, **GATEWAY) == 2)
+        await eventually(lambda: Scrape(client).value(name, **GATEWAY) == 3)
 
 
 @pytest.mark.requirement("AC-011")

@@ -170,6 +170,10 @@ def test_the_file_declares_gateways_and_the_environment_is_stronger(
         ("GATEWAY_BROKER_GRPC_LISTEN", "0.0.0.0:50051", "grpc_listen"),
         ("GATEWAY_BROKER_STORE_TIMEOUT", "nan", "store_timeout"),
         ("GATEWAY_BROKER_GATEWAYS", "{", "gateways"),
+        ("GATEWAY_BROKER_METRICS", "perhaps", "metrics"),
+        ("GATEWAY_BROKER_TRACES_ENDPOINT", "127.0.0.1:4317", "traces_endpoint"),
+        ("GATEWAY_BROKER_TRACES_ENDPOINT", "http://127.0.0.1", "traces_endpoint"),
+        ("GATEWAY_BROKER_TRACES_ENDPOINT", "http://127.0.0.1:99999", "traces_endpoint"),
         ("DATABASE_URL", "mysql://u:secret@h/x", "database_url"),
     ],
 )
