@@ -2,7 +2,7 @@
 
 The stop, once and in this order: refuse new sessions; tell watchers; close the links and leave
 the sessions to the next broker, which watchers still see; write what is left of the log; end the
-streams; stop gRPC; wait for the last handler; give the database up.
+streams; stop HTTP and gRPC; wait for the last handler; give the database up.
 ``tests/integration/test_stop.py`` holds us to it.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from broker.config import Settings
+from broker.config import Settings, is_loopback
 from broker.errors import StoreFencedError, StoreUnavailableError
 from broker.events.archive import Archive
 from broker.events.catalogue import Catalogue
@@ -31,6 +31,10 @@ from broker.events.log import RETRY_INTERVAL, EventLog
 from broker.events.watch import Watches
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.ib import IBConnector
+from broker.http.console import PULSE, Console
+from broker.http.guard import Authenticate, Guard
+from broker.http.health import Readiness
+from broker.http.server import Exposition, HttpServer
 from broker.rpc import convert
 from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
@@ -63,11 +67,15 @@ class Running:
         grpc_address: where, HOST:PORT with the real port.
         embedded: whether the database is the broker's own.
         taken_up: how many sessions a broker before this one had left.
+        http_address: where health and the console are, likewise; empty without HTTP.
+        metrics_address: where metrics are, likewise; empty without any.
     """
 
     grpc_address: str
     embedded: bool
     taken_up: int
+    http_address: str = ""
+    metrics_address: str = ""
 
 
 def now() -> datetime:
@@ -165,10 +173,26 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
             guard = tasks.create_task(_guard(store), name="database-lock")
             # Nobody is to see a session CONNECTED whose link died with the broker before this one.
             await log.flush(settings.store_timeout)
+            http = await _http(
+                settings,
+                stack,
+                server,
+                watches=Watches(hub, store, idle=PULSE),
+                readiness=Readiness(manager, log, lambda: store.holds_lock),
+                # Neither tokens nor metrics exist yet.
+                authenticate=None,
+                exposition=None,
+            )
             await server.start()
             manager.begin_leases()
             try:
-                yield Running(server.address, settings.database_url is None, len(left))
+                yield Running(
+                    server.address,
+                    settings.database_url is None,
+                    len(left),
+                    http.address,
+                    http.metrics_address,
+                )
             finally:
                 manager.refuse_new()
                 reporter.cancel()
@@ -180,6 +204,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 await gateways.write()
                 manager.abandon()
                 hub.end()
+                await http.stop()
                 await server.stop(settings.stop_grace)
                 guard.cancel()
                 keeper.cancel()
@@ -216,6 +241,43 @@ async def _hub(settings: Settings, store: PostgresStore, sessions: Sequence[Sess
         sessions=sessions,
         recent=[event for page in pages for event in page.events if event.revision >= oldest],
     )
+
+
+async def _http(
+    settings: Settings,
+    stack: AsyncExitStack,
+    api: Server,
+    *,
+    watches: Watches,
+    readiness: Readiness,
+    authenticate: Authenticate | None,
+    exposition: Exposition | None,
+) -> HttpServer:
+    guard = Guard(
+        local=is_loopback(settings.http_listen.rpartition(":")[0]),
+        authenticate=authenticate,
+        insecure=settings.insecure_no_auth,
+    )
+    server = HttpServer(
+        listen=settings.http_listen,
+        metrics_listen=f"{settings.metrics_host}:{settings.prometheus_port}",
+        readiness=readiness,
+        console=Console(
+            sessions=api.sessions,
+            gateways=api.gateways,
+            broker=api.broker,
+            watches=watches,
+            readiness=readiness,
+            guard=guard,
+            limit=settings.console_limit,
+        ),
+        guard=guard,
+        metrics_guard=Guard(local=is_loopback(settings.metrics_host), insecure=True),
+        exposition=exposition,
+    )
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return server
 
 
 def _retention(settings: Settings) -> Retention:

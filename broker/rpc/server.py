@@ -38,6 +38,11 @@ class Server:
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         watcher_limit: how many calls may arrive at once without being refused.
+
+    Attributes:
+        sessions: serves sessions.
+        gateways: serves gateways.
+        broker: tells of the broker.
     """
 
     def __init__(
@@ -50,6 +55,9 @@ class Server:
         broker: BrokerService,
         health: HealthReporter,
     ) -> None:
+        self.sessions = sessions
+        self.gateways = gateways
+        self.broker = broker
         self._server = grpc.aio.server(options=options(watcher_limit))
         self.boundary = Boundary(self._server)
         # Generated code asks a server for nothing but to add handlers.

@@ -23,6 +23,7 @@ IMPORTERS = {
     "pybreaker": ("gateway/breaker.py",),
     "asyncpg": ("store/postgres.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
+    "aiohttp": ("http/",),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),
     "structlog": ("telemetry/",),
     "alembic": ("store/migration.py",),

@@ -33,11 +33,12 @@ from tests.program import (
     until,
 )
 
+NO_FIXED_PORTS = ("--http-listen", "127.0.0.1:0", "--prometheus-port", "0")
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 def dev(address: str, data_dir: Path) -> list[str]:
-    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0"]
+    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0", *NO_FIXED_PORTS]
     return ["dev", *where, "--data-dir", str(data_dir)]
 
 
@@ -96,11 +97,11 @@ async def test_what_cannot_listen_says_where_and_what_to_do(fresh_data_dir: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for option in ("--grpc-listen", "--control-listen", "--gateway-listen"):
+        for option in ("--grpc-listen", "--control-listen", "--gateway-listen", "--http-listen"):
             said = await run(
                 *("dev", "--data-dir", str(fresh_data_dir)),
                 *("--grpc-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"),
-                *(option, address),
+                *(*NO_FIXED_PORTS, option, address),
             )
             assert said.code == 1
             assert address in said.err

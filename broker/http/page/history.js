@@ -1,0 +1,140 @@
+// One session: what it is, and all that ever happened to it, the newest first, page by page.
+
+import { h, put } from "./dom.js";
+import { clock, conditionName, isFinal, moment, short, span, state, status } from "./format.js";
+import { ago, badge, kind, story } from "./view.js";
+
+const PAGE = 50;
+const $ = (id) => document.getElementById(id);
+
+export class History {
+  #sessionId = null;
+  #events = new Map(); // by sequence
+  #oldest = Infinity; // the lowest sequence that was asked for
+  #session = null;
+  #opener = null;
+  #trouble = "";
+
+  get sessionId() {
+    return this.#sessionId;
+  }
+
+  open(sessionId, model) {
+    if (this.#sessionId === null) this.#opener = document.activeElement;
+    this.#sessionId = sessionId;
+    this.#events = new Map();
+    this.#oldest = Infinity;
+    this.#session = null;
+    this.#trouble = "";
+    $("history").hidden = false;
+    document.body.classList.add("with-history");
+    this.render(model);
+    $("history-title").focus();
+    void this.more(model);
+  }
+
+  close() {
+    if (this.#sessionId === null) return;
+    this.#sessionId = null;
+    $("history").hidden = true;
+    document.body.classList.remove("with-history");
+    const back = this.#opener?.isConnected ? this.#opener : $("filter");
+    back.focus();
+  }
+
+  // Load what is older than what is shown.
+  async more(model) {
+    const sessionId = this.#sessionId;
+    const before = Number.isFinite(this.#oldest) ? `&before=${this.#oldest}` : "";
+    $("history-more").disabled = true;
+    try {
+      const answer = await fetch(`api/sessions/${encodeURIComponent(sessionId)}/events?page_size=${PAGE}${before}`, { cache: "no-store" });
+      const page = await answer.json();
+      if (this.#sessionId !== sessionId) return;
+      if (!answer.ok) throw new Error(page.message);
+      for (const event of page.events) this.#take(event);
+      const sequences = page.events.map((event) => Number(event.sequence));
+      this.#oldest = sequences.length ? Math.min(...sequences) : 1;
+      this.#trouble = "";
+    } catch (error) {
+      if (this.#sessionId !== sessionId) return;
+      this.#trouble = error instanceof TypeError ? "The broker does not answer." : error.message;
+    } finally {
+      $("history-more").disabled = false;
+    }
+    this.render(model);
+  }
+
+  render(model) {
+    if (this.#sessionId === null) return;
+    for (const event of model.events) {
+      if (event.session_id === this.#sessionId) this.#take(event);
+    }
+    const events = [...this.#events.values()].sort((one, other) => Number(other.sequence) - Number(one.sequence));
+    const session = model.sessions.get(this.#sessionId) ?? model.ended.get(this.#sessionId) ?? events[0]?.session;
+    $("history-title").textContent = `Session ${short(this.#sessionId)}`;
+    $("history-trouble").textContent = this.#trouble;
+    $("history-trouble").hidden = !this.#trouble;
+    if (session && session !== this.#session) {
+      this.#session = session;
+      put($("history-facts"), facts(session));
+    }
+    put($("timeline"), events.map((event, index) => entry(event, events, index)));
+    const oldest = events.length ? Number(events.at(-1).sequence) : 1;
+    const gone = this.#oldest === 1 && oldest > 1;
+    $("history-more").hidden = oldest === 1 || gone;
+    $("history-end").hidden = !gone;
+  }
+
+  #take(event) {
+    const known = this.#events.get(event.sequence);
+    if (!known?.persisted) this.#events.set(event.sequence, event);
+  }
+}
+
+function facts(session) {
+  const labels = Object.entries(session.labels).map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key));
+  const failure = session.last_failure;
+  const pairs = [
+    ["state", [badge(state(session)), " for ", ago(session.state_time)]],
+    ["ended because", session.close_reason],
+    ["session id", h("span", { class: "mono" }, session.session_id)],
+    ["owner", h("bdi", {}, session.owner)],
+    ["client id", `${session.client_id} on ${session.gateway_id}${session.client_id_changed ? ", not the one that was asked for" : ""}`],
+    ["labels", labels.length ? labels : null],
+    ["accounts", session.accounts.join(", ")],
+    ["generation", session.generation],
+    ["opened", moment(session.create_time)],
+    ["connected", session.connect_time && moment(session.connect_time)],
+    ["lease", session.lease_ttl && `${parseFloat(session.lease_ttl)} s from each renewal`],
+    ["failures", session.error_count ? String(session.error_count) : null],
+    [
+      "last failure",
+      failure && [h("code", { class: "code" }, failure.reason), ` ${failure.message}, ${moment(failure.time)} `, isFinal(session) || state(session) !== "CONNECTED" ? h("span", { class: "hint" }, failure.hint) : null],
+    ],
+    [
+      "conditions",
+      session.conditions.length
+        ? h("ul", { class: "conditions" }, session.conditions.map((fact) => h("li", {}, conditionName(fact), " is ", h("b", { class: status(fact) === "TRUE" ? null : "warn" }, status(fact)), ` since ${moment(fact.transition_time)}`)))
+        : null,
+    ],
+  ];
+  return h("dl", { class: "facts wide" }, pairs.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function entry(event, events, index) {
+  const day = new Date(event.time).toDateString();
+  const above = events[index - 1];
+  const isNewDay = !above || new Date(above.time).toDateString() !== day;
+  // How long the state lasted that this transition began: until the next one above.
+  const later = event.transition && events.slice(0, index).reverse().find((other) => other.transition);
+  return [
+    isNewDay ? h("li", { class: "day" }, day) : null,
+    h(
+      "li",
+      { class: `event ${kind(event)}` },
+      h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
+      h("span", { class: "story" }, story(event), later ? h("span", { class: "quiet" }, ` lasted ${span(Date.parse(later.time) - Date.parse(event.time))}`) : null, event.persisted ? null : h("span", { class: "tag is-overdue" }, "not on record yet")),
+    ),
+  ];
+}

@@ -1,0 +1,308 @@
+// What is known, on the page.
+
+import { attention } from "./attention.js";
+import { h, icon, list, put } from "./dom.js";
+import {
+  clock, conditionName, counted, isClosing, isFinal, moment, now, short, since, span, state, status, until,
+} from "./format.js";
+
+const $ = (id) => document.getElementById(id);
+const LEVELS = { act: "Act", wait: "Wait", note: "Note" };
+const RANK = { RECONNECTING: 1, CONNECTING: 2, CONNECTED: 5, FAILED: 7, DISCONNECTED: 8 };
+const SHOWN = 150; // events on the page at once
+const MENTIONED = 9; // sessions that one trouble names
+
+// -- pieces ------------------------------------------------------------------
+
+// A time that ticks: how long ago it was, or how long until it is.
+export function ago(time) {
+  return h("time", { datetime: time, "data-since": time, title: moment(time) }, since(time));
+}
+
+function due(time) {
+  return h("time", { datetime: time, "data-until": time, title: moment(time) }, until(time));
+}
+
+export function tick() {
+  for (const element of document.querySelectorAll("[data-since]")) {
+    element.textContent = since(element.dataset.since);
+  }
+  for (const element of document.querySelectorAll("[data-until]")) {
+    element.textContent = until(element.dataset.until);
+  }
+}
+
+export function badge(name, words = name) {
+  return h("span", { class: `badge is-${name.toLowerCase()}` }, icon(name), words);
+}
+
+function sessionButton(sessionId, words) {
+  return h("button", { type: "button", class: "link mono", "data-session": sessionId, title: "Show its history" }, words);
+}
+
+function facts(...pairs) {
+  return h(
+    "dl",
+    { class: "facts" },
+    ...pairs.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
+}
+
+// -- what is wrong -----------------------------------------------------------
+
+export function renderAttention(model) {
+  const items = attention(model, now());
+  const sessions = [...model.sessions.values()];
+  const urgent = items.filter((one) => one.level === "act").length;
+  $("attention").dataset.worst = items[0]?.level ?? "none";
+  $("attention-count").textContent = items.length ? String(items.length) : "";
+  const connected = sessions.filter((session) => state(session) === "CONNECTED").length;
+  const reachable = model.gateways.filter((gateway) => gateway.reachable).length;
+  $("calm").hidden = items.length > 0;
+  put(
+    $("calm"),
+    icon("CONNECTED"),
+    sessions.length === 0
+      ? "Nothing needs attention. No session is open."
+      : `Nothing needs attention. ${connected} of ${counted(sessions.length, "session")} connected; ` +
+          `${reachable} of ${counted(model.gateways.length, "gateway")} reachable.`,
+  );
+  list($("attention-items"), items, (one) => one.key, renderItem);
+  return urgent;
+}
+
+function renderItem(one) {
+  return h(
+    "li",
+    { class: `item is-${one.level}` },
+    h("div", { class: "level" }, icon(one.level), LEVELS[one.level]),
+    h(
+      "div",
+      { class: "what" },
+      h(
+        "h3",
+        {},
+        one.title,
+        one.since ? h("span", { class: "when" }, "for ", ago(one.since)) : null,
+        one.at ? h("span", { class: "when" }, ago(one.at), " ago") : null,
+        one.next ? h("span", { class: "when" }, `${one.nextLabel ?? "next attempt"} `, due(one.next)) : null,
+      ),
+      h("p", { class: "who" }, h("b", {}, "Who acts: "), one.who),
+      one.message ? h("p", {}, one.code ? h("code", { class: "code" }, one.code) : null, one.code ? " " : null, one.message) : null,
+      one.also ? h("p", {}, one.also) : null,
+      one.hint ? h("p", { class: "hint" }, one.hint) : null,
+    ),
+    one.sessions.length
+      ? h(
+          "div",
+          { class: "affected" },
+          counted(one.sessions.length, "session"),
+          h("p", {}, one.sessions.slice(0, MENTIONED).map((id) => [sessionButton(id, short(id)), " "]), one.sessions.length > MENTIONED ? "…" : null),
+        )
+      : null,
+  );
+}
+
+// -- gateways ----------------------------------------------------------------
+
+export function renderGateways(model) {
+  list($("gateways"), model.gateways, (gateway) => gateway.gateway_id, renderGateway);
+}
+
+function renderGateway(gateway) {
+  const breaker = gateway.circuit_breaker.state.replace("CIRCUIT_BREAKER_STATE_", "").replace("_", " ").toLowerCase();
+  const halfOpen = gateway.circuit_breaker.half_open_time;
+  const kind = gateway.kind.replace("GATEWAY_KIND_", "").toLowerCase();
+  const failures = gateway.circuit_breaker.failures;
+  return h(
+    "li",
+    { class: "gateway" },
+    h(
+      "h3",
+      {},
+      gateway.gateway_id,
+      h("span", { class: "quiet mono" }, ` ${gateway.host}:${gateway.port}`),
+      kind === "unknown" ? null : h("span", { class: `tag is-${kind}` }, kind),
+      gateway.readonly ? h("span", { class: "tag" }, "read-only") : null,
+    ),
+    h(
+      "p",
+      { class: "reach" },
+      reach(gateway),
+      gateway.drain ? badge("note", `drained by ${gateway.drain.actor}${gateway.drain.reason ? `: ${gateway.drain.reason}` : ""}`) : null,
+      gateway.maintenance_end_time ? badge("wait", `in maintenance until ${moment(gateway.maintenance_end_time)}`) : null,
+    ),
+    facts(
+      [
+        "seats",
+        [
+          h("meter", { min: 0, max: gateway.session_limit, value: gateway.sessions_used, "aria-hidden": "true" }),
+          ` ${gateway.sessions_used} of ${gateway.session_limit}`,
+        ],
+      ],
+      [
+        "circuit",
+        [
+          h("span", { class: breaker === "closed" ? null : "warn" }, breaker),
+          failures ? `, ${counted(failures, "failure")} in a row` : null,
+          halfOpen ? [", half-opens ", due(halfOpen)] : null,
+        ],
+      ],
+      ["next attempt", gateway.next_attempt_time ? due(gateway.next_attempt_time) : null],
+      [
+        "client ids held",
+        gateway.client_ids.length
+          ? gateway.client_ids.map((held) => [sessionButton(held.session_id, String(held.client_id)), h("span", { class: "quiet" }, ` ${held.owner}  `)])
+          : "none",
+      ],
+      [
+        "in quarantine",
+        gateway.quarantined_client_ids.length
+          ? gateway.quarantined_client_ids.map((one) => [h("span", { class: "mono" }, String(one.client_id)), h("span", { class: "quiet" }, ` ${one.reason}, for `, ago(one.quarantine_time), "  ")])
+          : null,
+      ],
+      [
+        "last failure",
+        gateway.last_failure
+          ? [h("code", { class: "code" }, gateway.last_failure.reason), " ", gateway.last_failure.message, h("span", { class: "quiet" }, " ", ago(gateway.last_failure.time), " ago"), // While it is unreachable the hint stands above, among what needs attention.
+            gateway.reachable ? h("span", { class: "hint" }, gateway.last_failure.hint) : null]
+          : null,
+      ],
+    ),
+  );
+}
+
+function reach(gateway) {
+  if (gateway.reachable === undefined) return badge("DISCONNECTED", "not tried yet");
+  if (!gateway.reachable) return badge("FAILED", "unreachable");
+  return [badge("CONNECTED", "reachable"), h("span", { class: "quiet" }, `server version ${gateway.server_version}`)];
+}
+
+// -- sessions ----------------------------------------------------------------
+
+export function renderSessions(model, filter) {
+  const all = [...model.sessions.values(), ...[...model.ended.values()].reverse()];
+  const shown = all.filter((session) => matches(session, filter)).map((session) => ({ session, overdue: model.overdue.has(session.session_id) }));
+  shown.sort((one, other) => rank(one) - rank(other) || (one.session.state_time < other.session.state_time ? -1 : 1));
+  list($("session-rows"), shown, ({ session }) => session.session_id, renderSession);
+  const seats = `${model.sessions.size} open, of ${model.broker.limits.sessions} at most`;
+  $("session-count").textContent =
+    shown.length === all.length ? seats : `${shown.length} of ${all.length} shown; ${seats}`;
+  $("no-sessions").hidden = shown.length > 0;
+  $("no-sessions").textContent = all.length ? "No session matches the filter." : "No session is open, and none has ended lately.";
+}
+
+function rank({ session, overdue }) {
+  if (isFinal(session)) return RANK[state(session)];
+  if (overdue) return 0;
+  const troubled = session.conditions.some((fact) => status(fact) === "FALSE");
+  return state(session) === "CONNECTED" && troubled ? 3 : RANK[state(session)];
+}
+
+function matches(session, { text, states }) {
+  if (states && !states.includes(state(session))) return false;
+  const labels = Object.entries(session.labels).map(([key, value]) => `${key}=${value}`);
+  const words = [
+    session.session_id, session.owner, session.gateway_id, `client ${session.client_id}`, state(session), session.close_reason,
+    session.last_failure?.reason, ...labels, ...session.accounts, ...session.conditions.map((fact) => `${conditionName(fact)} ${status(fact)}`),
+  ];
+  const all = words.join("\n").toLowerCase();
+  return text.toLowerCase().split(/\s+/).every((word) => all.includes(word));
+}
+
+function renderSession({ session, overdue }) {
+  const labels = Object.entries(session.labels);
+  return h(
+    "tr",
+    { class: isFinal(session) ? "is-ended" : null },
+    h(
+      "th",
+      { scope: "row" },
+      badge(state(session)),
+      isClosing(session) ? h("span", { class: "tag" }, "closing") : null,
+      overdue ? h("span", { class: "tag is-overdue" }, "overdue") : null,
+    ),
+    h("td", { class: "number", "data-label": "for" }, isFinal(session) ? [ago(session.state_time), " ago"] : ago(session.state_time)),
+    h("td", { "data-label": "owner" }, h("bdi", {}, session.owner), labels.length ? h("span", { class: "labels" }, labels.map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key))) : null),
+    h("td", { class: "number", "data-label": "client id" }, String(session.client_id), session.client_id_changed ? h("span", { class: "tag", title: "Another id than was asked for" }, "changed") : null),
+    h("td", { "data-label": "gateway" }, session.gateway_id, session.readonly ? h("span", { class: "tag" }, "read-only") : null),
+    h("td", { class: "number", "data-label": "generation" }, session.generation),
+    h("td", { "data-label": "attempt" }, attempts(session)),
+    h("td", { class: "wrong", "data-label": "what is wrong" }, wrong(session)),
+    h("td", { "data-label": "history" }, sessionButton(session.session_id, short(session.session_id))),
+  );
+}
+
+function attempts(session) {
+  if (isFinal(session)) return null;
+  const made = session.attempt ? `${session.attempt} failed` : null;
+  if (session.next_attempt_time) return [made ? `${made}, ` : null, "next ", due(session.next_attempt_time)];
+  return state(session) === "RECONNECTING" ? [made ? `${made}, ` : null, "none planned"] : made;
+}
+
+function wrong(session) {
+  const troubled = isFinal(session) ? [] : session.conditions.filter((fact) => status(fact) !== "TRUE");
+  const failed = session.last_failure && state(session) !== "CONNECTED" && !session.close_reason;
+  return [
+    session.close_reason ? h("p", {}, h("code", {}, session.close_reason)) : null,
+    failed ? h("p", {}, h("code", { class: "code" }, session.last_failure.reason), ` ${session.last_failure.message}`) : null,
+    ...troubled.map((fact) => h("p", {}, h("span", { class: "warn" }, `${conditionName(fact)} ${status(fact)}`), fact.message ? `: ${fact.message}` : null)),
+  ];
+}
+
+// -- events ------------------------------------------------------------------
+
+export function renderEvents(model, filter) {
+  const shown = model.events.filter((event) => matches(event.session, filter));
+  list($("events"), shown.slice(0, SHOWN), (event) => `${event.session_id}/${event.sequence}`, renderEvent);
+  $("event-count").textContent = shown.length > SHOWN ? `the newest ${SHOWN}` : String(shown.length);
+}
+
+function renderEvent(event) {
+  return h(
+    "li",
+    { class: `event ${kind(event)}` },
+    h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
+    sessionButton(event.session_id, short(event.session_id)),
+    h("span", { class: "quiet" }, "client ", String(event.session.client_id), ", ", h("bdi", {}, event.session.owner)),
+    h("span", { class: "story" }, story(event), event.persisted ? null : h("span", { class: "tag is-overdue", title: "Lost if the broker dies before the database is back" }, "not on record yet")),
+  );
+}
+
+export function kind(event) {
+  if (event.transition) return `is-${event.transition.to.replace("SESSION_STATE_", "").toLowerCase()}`;
+  if (event.attempt || event.notice) return "is-wait";
+  return event.condition && status(event.condition) === "FALSE" ? "is-wait" : "";
+}
+
+// What happened, in words.
+export function story(event) {
+  const { session, transition, attempt, condition, notice, updated } = event;
+  if (transition) {
+    const to = transition.to.replace("SESSION_STATE_", "");
+    const failed = ["RECONNECTING", "FAILED"].includes(to) && session.last_failure;
+    return [
+      `${transition.from.replace("SESSION_STATE_", "")} \u2192 `,
+      badge(to),
+      ` ${transition.reason}`,
+      to === "CONNECTED" ? `, generation ${session.generation}` : null,
+      failed ? [": ", h("code", { class: "code" }, session.last_failure.reason), ` ${session.last_failure.message}`] : null,
+    ];
+  }
+  if (attempt) {
+    const wait = attempt.next_attempt_time && Date.parse(attempt.next_attempt_time) - Date.parse(event.time);
+    return [
+      `attempt ${attempt.number} failed: `,
+      h("code", { class: "code" }, attempt.failure.reason),
+      ` ${attempt.failure.message}; `,
+      attempt.next_attempt_time ? `the next after ${wait < 1000 ? "less than 1 s" : span(wait)}` : "no other is planned",
+    ];
+  }
+  if (condition) {
+    const code = condition.tws_code ? ` (${condition.tws_code})` : "";
+    return [`${conditionName(condition)} is `, h("b", {}, status(condition)), `${code}: ${condition.message || condition.reason}`];
+  }
+  if (notice) return [h("b", {}, notice.reason), ` ${notice.message}`];
+  if (updated) return `${updated.fields.join(", ")} changed by ${updated.actor}`;
+  return "";
+}
