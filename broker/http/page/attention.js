@@ -72,11 +72,13 @@ function* ofGateway(gateway, model) {
   const waiting = sessions.filter((session) => state(session) !== "CONNECTED");
   const breaker = gateway.circuit_breaker.state.replace("CIRCUIT_BREAKER_STATE_", "");
   if (gateway.drain) {
-    yield item(`drain/${name}`, waiting.length ? "act" : "note", `Gateway ${name} is drained by ${gateway.drain.actor}`, {
+    const held = waiting.filter((session) => isHeld(session, gateway));
+    yield item(`drain/${name}`, held.length ? "act" : "note", `Gateway ${name} is drained by ${gateway.drain.actor}`, {
       who: `An operator: gateway-broker gateways resume ${name}`,
-      message: gateway.drain.reason,
+      message: gateway.drain.reason && `Reason: ${gateway.drain.reason}`,
+      also: held.length ? "New sessions are refused, and those that have lost their link wait." : "New sessions are refused.",
       since: gateway.drain.drain_time,
-      sessions: waiting,
+      sessions: held,
     });
   }
   if (gateway.reachable === false) {
@@ -105,16 +107,15 @@ function* ofGateway(gateway, model) {
 
 // Sessions that fail for a reason of their own: their gateway answers.
 function failing(model) {
-  const unreachable = new Set(
-    model.gateways.filter((one) => one.reachable === false || one.drain).map((one) => one.gateway_id),
-  );
+  const gateways = new Map(model.gateways.map((gateway) => [gateway.gateway_id, gateway]));
   const groups = group(
     [...model.sessions.values()].filter(
       (session) =>
         state(session) !== "CONNECTED" &&
         !isClosing(session) &&
         session.last_failure &&
-        !unreachable.has(session.gateway_id),
+        gateways.get(session.gateway_id)?.reachable !== false &&
+        !isHeld(session, gateways.get(session.gateway_id)),
     ),
     (session) => [session.gateway_id, session.last_failure.reason, session.last_failure.hint],
   );
@@ -131,6 +132,11 @@ function failing(model) {
       sessions,
     });
   });
+}
+
+// Whether a session waits for an operator to resume its gateway.
+function isHeld(session, gateway) {
+  return Boolean(gateway?.drain) && state(session) === "RECONNECTING" && !session.next_attempt_time;
 }
 
 function conditions(model) {

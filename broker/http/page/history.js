@@ -128,13 +128,14 @@ function entry(event, events, index) {
   const isNewDay = !above || new Date(above.time).toDateString() !== day;
   // How long the state lasted that this transition began: until the next one above.
   const later = event.transition && events.slice(0, index).reverse().find((other) => other.transition);
+  const lasted = later ? Date.parse(later.time) - Date.parse(event.time) : 0;
   return [
     isNewDay ? h("li", { class: "day" }, day) : null,
     h(
       "li",
       { class: `event ${kind(event)}` },
       h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
-      h("span", { class: "story" }, story(event), later ? h("span", { class: "quiet" }, ` lasted ${span(Date.parse(later.time) - Date.parse(event.time))}`) : null, event.persisted ? null : h("span", { class: "tag is-overdue" }, "not on record yet")),
+      h("span", { class: "story" }, story(event), lasted >= 1000 ? h("span", { class: "quiet" }, ` for ${span(lasted)}`) : null, event.persisted ? null : h("span", { class: "tag is-overdue" }, "not on record yet")),
     ),
   ];
 }

@@ -41,13 +41,13 @@ function draw() {
   drawing ??= setTimeout(() => {
     drawing = null;
     if (!model.complete) return;
-    const urgent = renderAttention(model);
-    renderGateways(model);
+    const items = renderAttention(model);
+    renderGateways(model, items);
     renderSessions(model, filter);
     if (!$("pause").checked) renderEvents(model, filter);
     history.render(model);
     drawBroker();
-    drawTitle(urgent);
+    drawTitle(items.filter((one) => one.level === "act").length);
     $("main").hidden = false;
   }, DRAW);
 }
@@ -73,12 +73,13 @@ function drawLink() {
   $("banner").hidden = link.live;
   if (link.live) return;
   drawTitle(0);
+  const why = model.stopTime && !link.broken ? `it was stopping, and ${link.why}` : link.why;
   const next = link.broken ? "" : link.at === null ? "Trying now." : `Trying again in ${Math.max(Math.ceil((link.at - Date.now()) / 1000), 0)} s.`;
   const asOf = link.ever ? `What you see is as of ${clock(link.lostAt)}, ${span(Date.now() - link.lostAt)} ago: it may be wrong now. ` : "";
   const title = link.broken ? "This page has failed" : link.ever ? "Disconnected from the broker" : "Connecting to the broker";
   // Text that changes each second is not for a screen reader: the reason alone is announced.
   if ($("banner-title").textContent !== title) $("banner-title").textContent = title;
-  if ($("banner-why").textContent !== link.why) $("banner-why").textContent = link.why;
+  if ($("banner-why").textContent !== why) $("banner-why").textContent = why;
   $("banner-when").textContent = `${asOf}${link.why || link.ever ? next : ""}`;
 }
 

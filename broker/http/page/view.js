@@ -53,7 +53,6 @@ function facts(...pairs) {
 export function renderAttention(model) {
   const items = attention(model, now());
   const sessions = [...model.sessions.values()];
-  const urgent = items.filter((one) => one.level === "act").length;
   $("attention").dataset.worst = items[0]?.level ?? "none";
   $("attention-count").textContent = items.length ? String(items.length) : "";
   const connected = sessions.filter((session) => state(session) === "CONNECTED").length;
@@ -68,7 +67,7 @@ export function renderAttention(model) {
           `${reachable} of ${counted(model.gateways.length, "gateway")} reachable.`,
   );
   list($("attention-items"), items, (one) => one.key, renderItem);
-  return urgent;
+  return items;
 }
 
 function renderItem(one) {
@@ -105,11 +104,14 @@ function renderItem(one) {
 
 // -- gateways ----------------------------------------------------------------
 
-export function renderGateways(model) {
-  list($("gateways"), model.gateways, (gateway) => gateway.gateway_id, renderGateway);
+// A hint that stands above, among what needs attention, is not given again.
+export function renderGateways(model, items) {
+  const told = new Set(items.map((one) => one.hint));
+  const shown = model.gateways.map((gateway) => ({ gateway, told: told.has(gateway.last_failure?.hint) }));
+  list($("gateways"), shown, ({ gateway }) => gateway.gateway_id, renderGateway);
 }
 
-function renderGateway(gateway) {
+function renderGateway({ gateway, told }) {
   const breaker = gateway.circuit_breaker.state.replace("CIRCUIT_BREAKER_STATE_", "").replace("_", " ").toLowerCase();
   const halfOpen = gateway.circuit_breaker.half_open_time;
   const kind = gateway.kind.replace("GATEWAY_KIND_", "").toLowerCase();
@@ -129,7 +131,7 @@ function renderGateway(gateway) {
       "p",
       { class: "reach" },
       reach(gateway),
-      gateway.drain ? badge("note", `drained by ${gateway.drain.actor}${gateway.drain.reason ? `: ${gateway.drain.reason}` : ""}`) : null,
+      gateway.drain ? badge("wait", `drained by ${gateway.drain.actor}${gateway.drain.reason ? `: ${gateway.drain.reason}` : ""}`) : null,
       gateway.maintenance_end_time ? badge("wait", `in maintenance until ${moment(gateway.maintenance_end_time)}`) : null,
     ),
     facts(
@@ -164,8 +166,12 @@ function renderGateway(gateway) {
       [
         "last failure",
         gateway.last_failure
-          ? [h("code", { class: "code" }, gateway.last_failure.reason), " ", gateway.last_failure.message, h("span", { class: "quiet" }, " ", ago(gateway.last_failure.time), " ago"), // While it is unreachable the hint stands above, among what needs attention.
-            gateway.reachable ? h("span", { class: "hint" }, gateway.last_failure.hint) : null]
+          ? [
+              h("code", { class: "code" }, gateway.last_failure.reason),
+              ` ${gateway.last_failure.message}`,
+              h("span", { class: "quiet" }, " ", ago(gateway.last_failure.time), " ago"),
+              told ? null : h("span", { class: "hint" }, gateway.last_failure.hint),
+            ]
           : null,
       ],
     ),
@@ -279,10 +285,12 @@ export function kind(event) {
 export function story(event) {
   const { session, transition, attempt, condition, notice, updated } = event;
   if (transition) {
+    const from = transition.from.replace("SESSION_STATE_", "");
     const to = transition.to.replace("SESSION_STATE_", "");
     const failed = ["RECONNECTING", "FAILED"].includes(to) && session.last_failure;
     return [
-      `${transition.from.replace("SESSION_STATE_", "")} \u2192 `,
+      // The first transition comes from nowhere.
+      event.sequence === "1" ? null : `${from} \u2192 `,
       badge(to),
       ` ${transition.reason}`,
       to === "CONNECTED" ? `, generation ${session.generation}` : null,
@@ -303,6 +311,6 @@ export function story(event) {
     return [`${conditionName(condition)} is `, h("b", {}, status(condition)), `${code}: ${condition.message || condition.reason}`];
   }
   if (notice) return [h("b", {}, notice.reason), ` ${notice.message}`];
-  if (updated) return `${updated.fields.join(", ")} changed by ${updated.actor}`;
+  if (updated) return `${updated.fields.map((field) => `${field} ${session[field] ?? ""}`).join(", ")}, by ${updated.actor}`;
   return "";
 }
