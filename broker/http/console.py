@@ -40,6 +40,7 @@ from broker.rpc.broker_service import BrokerService
 from broker.rpc.gateway_service import GatewayService
 from broker.rpc.session_service import SessionService
 from broker.session.filters import SessionFilter
+from broker.session.model import Session
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +109,16 @@ class Console:
             StoreUnavailableError: the database does not answer.
         """
         session_id = request.match_info["session_id"]
-        size = min(_number(request, "page_size") or requests.DEFAULT_PAGE, requests.LARGEST_PAGE)
-        before = _number(request, "before")
+        size = _number(request, "page_size", 1) or requests.DEFAULT_PAGE
+        before = _number(request, "before", 2)
         if before is None:
             wanted = session_service_pb2.GetSessionRequest(session_id=session_id)
             before = (await self.sessions.GetSession(wanted, _NOBODY)).session.sequence + 1
-        first = max(before - size, 1)
+        first = max(before - min(size, requests.LARGEST_PAGE), 1)
         page = await self.sessions.ListSessionEvents(
             session_service_pb2.ListSessionEventsRequest(
                 session_id=session_id,
-                page_size=max(before - first, 1),
+                page_size=before - first,
                 page_token=requests.events_page_token(first - 1),
             ),
             _NOBODY,
@@ -168,6 +169,8 @@ class Console:
                     await _send(response, _watched(self.sessions.message(item, revision)))
                     if isinstance(item, SnapshotComplete):
                         await _send(response, self._past(revision))
+                    if isinstance(item, Session):
+                        continue  # of a snapshot: the rest first
                     if loop.time() - told_at >= PULSE / 2:
                         told_at = loop.time()
                         await _send(response, await self._pulse())
@@ -212,13 +215,13 @@ def _file(path: Path) -> Any:
     return serve
 
 
-def _number(request: web.Request, name: str) -> int | None:
-    """A parameter of the query that is a positive number; None if it is absent."""
+def _number(request: web.Request, name: str, least: int) -> int | None:
+    """A parameter of the query that is a whole number; None if it is absent."""
     text = request.query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 18 and int(text) > 0):
-        raise InvalidArgumentError([(name, "must be a whole number, from 1 on")])
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= least):
+        raise InvalidArgumentError([(name, f"must be a whole number, from {least} on")])
     return int(text)
 
 
