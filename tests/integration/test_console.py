@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 import socket
@@ -246,7 +247,7 @@ async def test_the_history_of_a_session_comes_in_pages_the_newest_first(
         opened = await client.open()
         for generation in range(2, 5):
             simulator.drop()
-            await eventually(lambda g=generation: connected_again(client, opened.session_id, g))
+            await eventually(functools.partial(connected_again, client, opened, generation))
         newest = (await client.get(opened.session_id)).sequence
         path = f"api/sessions/{opened.session_id}/events"
         found: list[int] = []
@@ -267,8 +268,8 @@ async def test_the_history_of_a_session_comes_in_pages_the_newest_first(
         assert ParseDict(whole[1], pb.ListSessionEventsResponse()) == events
 
 
-async def connected_again(client: Client, session_id: str, generation: int) -> bool:
-    session = await client.get(session_id)
+async def connected_again(client: Client, opened: Any, generation: int) -> bool:
+    session = await client.get(opened.session_id)
     return session.state == CONNECTED and session.generation == generation
 
 

@@ -95,8 +95,8 @@ function* ofGateway(gateway, model) {
       next: gateway.next_attempt_time,
       sessions: waiting,
     });
-  } else if (breaker !== "CLOSED") {
-    yield item(`breaker/${name}`, "wait", `The circuit of gateway ${name} is ${breaker === "OPEN" ? "open" : "half open"}`, {
+  } else if (breaker === "OPEN") {
+    yield item(`breaker/${name}`, "wait", `The circuit of gateway ${name} is open`, {
       who: `Nobody; an operator saves the wait: gateway-broker gateways reset-breaker ${name}`,
       message: "New sessions are refused until it was tried again.",
       next: gateway.circuit_breaker.half_open_time,

@@ -35,10 +35,12 @@ export class History {
 
   close() {
     if (this.#sessionId === null) return;
+    // What opened it may have been drawn anew meanwhile.
+    const row = document.querySelector(`#session-rows [data-session="${this.#sessionId}"]`);
     this.#sessionId = null;
     $("history").hidden = true;
     document.body.classList.remove("with-history");
-    const back = this.#opener?.isConnected ? this.#opener : $("filter");
+    const back = this.#opener?.isConnected ? this.#opener : (row ?? $("filter"));
     back.focus();
   }
 
