@@ -28,7 +28,7 @@ Authenticate = Callable[[str], Identity | None]
 """From a token to whose it is; None if it is nobody's."""
 
 OPEN: Final = "/health/"
-"""The paths that anybody may ask: probes have no name and no token."""
+"""The paths that need no token: probes have none."""
 
 _HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
@@ -84,8 +84,6 @@ class Guard:
         """Why a request is refused; None if it may be answered."""
         if request.method not in ("GET", "HEAD"):
             return refusal(405, "READ_ONLY", "only GET and HEAD are answered", Allow="GET, HEAD")
-        if request.path.startswith(OPEN):
-            return None
         if self.local and not _is_local(request.headers.get("Host", "")):
             return refusal(
                 403,
@@ -95,7 +93,7 @@ class Guard:
             )
         if _is_foreign(request):
             return refusal(403, "WRONG_ORIGIN", "another site's page may not read this")
-        if self.local or self.insecure:
+        if self.local or self.insecure or request.path.startswith(OPEN):
             return None
         if self.authenticate is None:
             return refusal(

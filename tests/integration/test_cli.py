@@ -97,7 +97,7 @@ async def test_what_cannot_listen_says_where_and_what_to_do(fresh_data_dir: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for option in ("--grpc-listen", "--control-listen", "--gateway-listen", "--http-listen"):
+        for option in ("--grpc-listen", "--control-listen", "--gateway-listen"):
             said = await run(
                 *("dev", "--data-dir", str(fresh_data_dir)),
                 *("--grpc-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"),

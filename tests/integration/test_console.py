@@ -17,8 +17,11 @@ from google.protobuf.json_format import ParseDict
 from ibgateway.broker.v1 import gateway_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
+from broker import app
+from broker.access.identity import Identity, Role
 from broker.app import broker
 from broker.http import console
+from broker.http.guard import Guard
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import CONNECTED, RECONNECTING, Client, connected, eventually
 from tests.integration.test_http import ask, http
@@ -175,6 +178,30 @@ async def test_consoles_are_bounded_and_a_place_is_free_again_once_one_has_gone(
                 return answer.status == 200
 
         await eventually(free)
+
+
+async def test_a_stream_ends_soon_after_its_token_is_revoked(
+    simulator: SimulatedGateway, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"t0ken"}
+
+    def authenticate(token: str) -> Identity | None:
+        return Identity("night-shift", Role.VIEWER) if token in good else None
+
+    # Nothing configures tokens yet.
+    monkeypatch.setattr(app, "Guard", lambda **_: Guard(local=False, authenticate=authenticate))
+    async with http(simulator, database_url) as (_, session):
+        assert (await ask(session, "api/watch"))[0] == 401
+        headers = {"Authorization": "Bearer t0ken"}
+        async with session.get("api/watch", headers=headers) as answer:
+            told = frames(answer)
+            await until(told, "gateways")
+            await until(told, "gateways")
+            good.clear()
+            async with asyncio.timeout(3 * console.PULSE):
+                async for _frame in told:
+                    pass
+        assert (await ask(session, "api/watch", Authorization="Bearer t0ken"))[0] == 401
 
 
 async def test_a_stop_is_announced_and_ends_the_stream_after_its_last_event(
