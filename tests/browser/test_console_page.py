@@ -288,7 +288,23 @@ async def test_a_reset_forgets_what_is_not_there_any_more(
             said.push(model.accept("broker", { instance: "2" }));
             for (let n = 3; n < 900; n += 1) event("b", n, true, "CONNECTED");
             said.push(model.events.length);
+            const about = (more) => tell({ event: {
+                session_id: "b", sequence: String(++last), persisted: true,
+                session: session("b", last, "CONNECTED"), ...more,
+            } });
+            let last = 899;
+            const { attention } = await import("/attention.js");
+            const status = "CONDITION_STATUS_TRUE";
+            const farm = { type: "MARKET_DATA_FARM", subject: "usfarm", status };
+            about({ notice: { reason: "OVERDUE", subject: "MARKET_DATA_FARM/usfarm" } });
+            about({ notice: { reason: "OVERDUE", subject: "UPSTREAM" } });
+            about({ condition: farm });
+            said.push([...model.overdue.get("b")].join());
+            const [from, to] = ["SESSION_STATE_CONNECTED", "SESSION_STATE_RECONNECTING"];
+            about({ transition: { from, to } });
+            said.push(model.overdue.has("b"), attention(model, Date.now()).length);
             return said;
         }"""
     )
-    assert told == [False, 1, True, 0, 1, "a", "b", 0, False, True, 500]
+    assert told[:11] == [False, 1, True, 0, 1, "a", "b", 0, False, True, 500]
+    assert told[11:] == ["UPSTREAM", False, 1]  # what is left is the gap

@@ -83,7 +83,7 @@ function* ofGateway(gateway, model) {
   }
   if (gateway.reachable === false) {
     const failure = gateway.last_failure;
-    const overdue = waiting.some((session) => model.overdue.has(session.session_id));
+    const overdue = waiting.some((session) => isOverdue(model, session));
     const maintained = Boolean(gateway.maintenance_end_time);
     yield item(`gateway/${name}`, maintained ? "wait" : level(failure, overdue, waiting), `Gateway ${name} is unreachable`, {
       who: maintained ? "Nobody: it is in its maintenance window" : who(failure, overdue),
@@ -121,7 +121,7 @@ function failing(model) {
   );
   return groups.map(([key, sessions]) => {
     const failure = sessions[0].last_failure;
-    const overdue = sessions.some((session) => model.overdue.has(session.session_id));
+    const overdue = sessions.some((session) => isOverdue(model, session));
     return item(`failing/${key}`, level(failure, overdue, sessions), `${named(sessions)} cannot connect`, {
       who: who(failure, overdue),
       code: failure.reason,
@@ -132,6 +132,11 @@ function failing(model) {
       sessions,
     });
   });
+}
+
+// Whether a session has not been connected for longer than it should.
+function isOverdue(model, session) {
+  return Boolean(model.overdue.get(session.session_id)?.size) && state(session) !== "CONNECTED";
 }
 
 // Whether a session waits for an operator to resume its gateway.
@@ -148,7 +153,7 @@ function conditions(model) {
     const { fact } = told[0];
     const sessions = told.map(({ session }) => session);
     const [usual, whose] = CONDITIONS[fact.type] ?? ["act", "An operator"];
-    const overdue = sessions.some((session) => model.overdue.get(session.session_id)?.subject === conditionName(fact));
+    const overdue = sessions.some((session) => model.overdue.get(session.session_id)?.has(conditionName(fact)));
     const code = fact.tws_code ? ` (${fact.tws_code})` : "";
     return item(`condition/${key}`, overdue ? "act" : usual, `${conditionName(fact)} is FALSE for ${named(sessions)}`, {
       who: overdue && usual === "wait" ? "An operator: it lasts longer than it should" : whose,

@@ -1,6 +1,6 @@
 // One session: what it is, and all that ever happened to it, the newest first, page by page.
 
-import { h, put } from "./dom.js";
+import { h, list, put } from "./dom.js";
 import { clock, conditionName, isFinal, moment, short, span, state, status } from "./format.js";
 import { ago, badge, kind, story } from "./view.js";
 
@@ -44,6 +44,14 @@ export class History {
     back.focus();
   }
 
+  // Load anew what is shown: after a reset of the stream events may be missing in between.
+  reload(model) {
+    if (this.#sessionId === null) return;
+    this.#events = new Map();
+    this.#oldest = Infinity;
+    void this.more(model);
+  }
+
   // Load what is older than what is shown.
   async more(model) {
     const sessionId = this.#sessionId;
@@ -81,7 +89,7 @@ export class History {
       this.#session = session;
       put($("history-facts"), facts(session));
     }
-    put($("timeline"), events.map((event, index) => entry(event, events, index)));
+    list($("timeline"), entries(events), (one) => one.key, renderEntry);
     const oldest = events.length ? Number(events.at(-1).sequence) : 1;
     const gone = this.#oldest === 1 && oldest > 1;
     $("history-more").hidden = oldest === 1 || gone;
@@ -124,20 +132,29 @@ function facts(session) {
   return h("dl", { class: "facts wide" }, pairs.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-function entry(event, events, index) {
-  const day = new Date(event.time).toDateString();
-  const above = events[index - 1];
-  const isNewDay = !above || new Date(above.time).toDateString() !== day;
-  // How long the state lasted that this transition began: until the next one above.
-  const later = event.transition && events.slice(0, index).reverse().find((other) => other.transition);
-  const lasted = later ? Date.parse(later.time) - Date.parse(event.time) : 0;
-  return [
-    isNewDay ? h("li", { class: "day" }, day) : null,
+// The events with the days that they are of, and for how long each transition's state lasted.
+function entries(events) {
+  return events.flatMap((event, index) => {
+    const day = new Date(event.time).toDateString();
+    const isNewDay = index === 0 || new Date(events[index - 1].time).toDateString() !== day;
+    const later = event.transition && events.slice(0, index).findLast((other) => other.transition);
+    const lasted = later ? Date.parse(later.time) - Date.parse(event.time) : 0;
+    return [...(isNewDay ? [{ key: day, day }] : []), { key: event.sequence, event, lasted }];
+  });
+}
+
+function renderEntry({ day, event, lasted }) {
+  if (day) return h("li", { class: "day" }, day);
+  return h(
+    "li",
+    { class: `event ${kind(event)}` },
+    h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
     h(
-      "li",
-      { class: `event ${kind(event)}` },
-      h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
-      h("span", { class: "story" }, story(event), lasted >= 1000 ? h("span", { class: "quiet" }, ` for ${span(lasted)}`) : null, event.persisted ? null : h("span", { class: "tag is-overdue" }, "not on record yet")),
+      "span",
+      { class: "story" },
+      story(event),
+      lasted >= 1000 ? h("span", { class: "quiet" }, ` for ${span(lasted)}`) : null,
+      event.persisted ? null : h("span", { class: "tag is-overdue" }, "not on record yet"),
     ),
-  ];
+  );
 }

@@ -27,6 +27,7 @@ function deliver(kind, data) {
   if (kind === "health") setClock(data.time);
   if (kind === "broker" && model.broker && model.broker.version !== data.version) location.reload();
   if (model.accept(kind, data)) stream.beginAnew();
+  if (data.snapshot_complete) history.reload(model);
   draw();
 }
 

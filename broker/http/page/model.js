@@ -1,6 +1,6 @@
 // What is known: the fold of the stream, by the rules of docs/watching.md. No DOM here.
 
-import { isFinal } from "./format.js";
+import { conditionName, isFinal } from "./format.js";
 
 const EVENTS = 500;
 const ENDED = 50;
@@ -12,7 +12,7 @@ export class Model {
   sessions = new Map(); // those that are not final, by id
   ended = new Map(); // the last of the others
   events = []; // newest first
-  overdue = new Map(); // session_id -> the notices that it lasts too long
+  overdue = new Map(); // session_id -> what of it lasts too long: its state, conditions
   stopTime = null; // when the broker stops, while it says so
   gaps = 0; // events that are missing: never, unless the broker errs
   complete = false; // whether there is a whole picture
@@ -92,6 +92,17 @@ export class Model {
     this.#remember(event);
   }
 
+  // What an event says of how long something lasts.
+  #time({ session_id: id, notice, transition, condition }) {
+    if (["OVERDUE", "MAINTENANCE_OVERRUN"].includes(notice?.reason)) {
+      this.overdue.set(id, (this.overdue.get(id) ?? new Set()).add(notice.subject));
+    } else if (transition) {
+      this.overdue.delete(id);
+    } else if (condition) {
+      this.overdue.get(id)?.delete(conditionName(condition));
+    }
+  }
+
   // An event for the list, and what it says of sessions that have ended.
   #remember(event) {
     const again = this.events.findIndex(
@@ -103,13 +114,8 @@ export class Model {
       this.events.unshift(event);
       this.events.length = Math.min(this.events.length, EVENTS);
     }
-    if (event.notice?.reason === "OVERDUE" || event.notice?.reason === "MAINTENANCE_OVERRUN") {
-      this.overdue.set(event.session_id, event.notice);
-    } else if (event.transition || event.condition) {
-      this.overdue.delete(event.session_id);
-    }
+    this.#time(event);
     if (isFinal(event.session)) {
-      this.overdue.delete(event.session_id);
       this.ended.delete(event.session_id);
       this.ended.set(event.session_id, event.session);
       if (this.ended.size > ENDED) this.ended.delete(this.ended.keys().next().value);

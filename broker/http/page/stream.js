@@ -91,8 +91,11 @@ export class Stream {
     this.#deliver(fields.event, JSON.parse(fields.data));
     // Only what was worked on need not come again.
     if (fields.id) this.#token = fields.id;
-    if (this.#pause !== SHORTEST || fields.event === "broker") this.#tell({ live: true });
-    this.#pause = SHORTEST;
+    // From here on nothing is silent: before that, what was asked for may still be refused.
+    if (fields.event === "health") {
+      this.#pause = SHORTEST;
+      this.#tell({ live: true });
+    }
   }
 }
 

@@ -58,14 +58,15 @@ export function renderAttention(model) {
   const connected = sessions.filter((session) => state(session) === "CONNECTED").length;
   const reachable = model.gateways.filter((gateway) => gateway.reachable).length;
   $("calm").hidden = items.length > 0;
-  put(
-    $("calm"),
-    icon("CONNECTED"),
+  const calm =
     sessions.length === 0
       ? "Nothing needs attention. No session is open."
       : `Nothing needs attention. ${connected} of ${counted(sessions.length, "session")} connected; ` +
-          `${reachable} of ${counted(model.gateways.length, "gateway")} reachable.`,
-  );
+        `${reachable} of ${counted(model.gateways.length, "gateway")} reachable.`;
+  if ($("calm").textContent !== calm) put($("calm"), icon("CONNECTED"), calm);
+  // What a screen reader says: once for each change, and not each second.
+  const spoken = items.length ? items.map((one) => `${LEVELS[one.level]}: ${one.title}`).join(". ") : calm;
+  if ($("spoken").textContent !== spoken) $("spoken").textContent = spoken;
   list($("attention-items"), items, (one) => one.key, renderItem);
   return items;
 }
@@ -188,7 +189,7 @@ function reach(gateway) {
 
 export function renderSessions(model, filter) {
   const all = [...model.sessions.values(), ...[...model.ended.values()].reverse()];
-  const shown = all.filter((session) => matches(session, filter)).map((session) => ({ session, overdue: model.overdue.has(session.session_id) }));
+  const shown = all.filter((session) => matches(session, filter)).map((session) => ({ session, overdue: Boolean(model.overdue.get(session.session_id)?.size) }));
   shown.sort((one, other) => rank(one) - rank(other) || (one.session.state_time < other.session.state_time ? -1 : 1));
   list($("session-rows"), shown, ({ session }) => session.session_id, renderSession);
   const seats = `${model.sessions.size} open, of ${model.broker.limits.sessions} at most`;
