@@ -12,6 +12,7 @@ from ibgateway.broker.v1 import gateway_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from playwright.async_api import Page, expect
 
+from broker.errors import ErrorCode
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from tests.browser.conftest import OpenPage
@@ -249,6 +250,37 @@ async def client_with_page(
         page = await open_page(url(client), expect="stumbled")
         await expect(page.locator("#calm")).to_be_visible()
         yield client, page
+
+
+@pytest.mark.parametrize("code", list(ErrorCode), ids=lambda code: code.reason)
+async def test_every_code_says_who_must_act(
+    client_with_page: tuple[Client, Page], code: ErrorCode
+) -> None:
+    _, page = client_with_page
+    told = await page.evaluate(
+        """async (reason) => {
+            const { Model } = await import("/model.js");
+            const { attention } = await import("/attention.js");
+            const model = new Model();
+            const failure = { reason, retryable: true, message: "m", hint: "h" };
+            const session = (id, state, more) => model.sessions.set(id, {
+                session_id: id, state: `SESSION_STATE_${state}`, gateway_id: "a", client_id: 7,
+                owner: "o", attempt: 1, conditions: [], state_time: "2026-01-01T00:00:00Z", ...more,
+            });
+            session("1", "RECONNECTING", { last_failure: failure });
+            session("2", "CONNECTING", { last_failure: failure });
+            session("3", "CONNECTED", { last_failure: failure });
+            const soon = attention(model, Date.now());
+            model.overdue.set("1", new Set(["RECONNECTING"]));
+            const [late] = attention(model, Date.now());
+            return [soon.length, soon[0].sessions.join(), soon[0].code, soon[0].who, late.level, late.who];
+        }""",
+        code.reason,
+    )
+    assert told[:3] == [1, "1,2", code.reason]
+    assert told[3] not in ("", "An operator")
+    assert told[4] == "act"
+    assert "Nobody" not in told[5]
 
 
 async def test_a_reset_forgets_what_is_not_there_any_more(

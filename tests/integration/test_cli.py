@@ -48,6 +48,7 @@ async def test_dev_runs_everything_a_newcomer_needs(fresh_data_dir: Path) -> Non
     async with running(*dev(address, fresh_data_dir)) as process:
         banner = await until(process, "Ctrl-C stops all of it.")
         assert "SIMULATED" in banner
+        assert re.search(r"console +http://127\.0\.0\.1:\d+/ ", banner)
         assert f"sessions watch --broker {address}" in banner
         async with running("sessions", "watch", *at) as watch:
             await until(watch, "changes follow")

@@ -207,9 +207,6 @@ async def test_a_stream_ends_soon_after_its_token_is_revoked(
 async def test_a_stop_is_announced_and_ends_the_stream_after_its_last_event(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
-    changed = settings(simulator, database_url).model_copy(
-        update={"http_listen": "127.0.0.1:0", "stop_grace": 5.0}
-    )
     read: list[Frame] = []
 
     async def follow(told: AsyncIterator[Frame]) -> None:
@@ -217,7 +214,8 @@ async def test_a_stop_is_announced_and_ends_the_stream_after_its_last_event(
             read.append(frame)  # noqa: PERF401 - others look at it meanwhile
 
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
-        async with broker(changed) as running, connected(running) as client:
+        chosen = settings(simulator, database_url)
+        async with broker(chosen) as running, connected(running) as client:
             await client.open()
             answer = await session.get(f"http://{running.http_address}/api/watch")
             following = tasks.create_task(follow(frames(answer)))

@@ -2,7 +2,7 @@
 
 import { h, list, put } from "./dom.js";
 import { clock, conditionName, isFinal, moment, short, span, state, status } from "./format.js";
-import { ago, badge, kind, story } from "./view.js";
+import { ago, badge, kind, labelsOf, story } from "./view.js";
 
 const PAGE = 50;
 const $ = (id) => document.getElementById(id);
@@ -103,7 +103,7 @@ export class History {
 }
 
 function facts(session) {
-  const labels = Object.entries(session.labels).map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key));
+  const labels = labelsOf(session);
   const failure = session.last_failure;
   const pairs = [
     ["state", [badge(state(session)), " for ", ago(session.state_time)]],

@@ -19,6 +19,11 @@ export function ago(time) {
   return h("time", { datetime: time, "data-since": time, title: moment(time) }, since(time));
 }
 
+// The same, as a whole that is not torn apart.
+function passed(time) {
+  return h("span", { class: "ago" }, ago(time), " ago");
+}
+
 function due(time) {
   return h("time", { datetime: time, "data-until": time, title: moment(time) }, until(time));
 }
@@ -84,7 +89,7 @@ function renderItem(one) {
         {},
         one.title,
         one.since ? h("span", { class: "when" }, "for ", ago(one.since)) : null,
-        one.at ? h("span", { class: "when" }, ago(one.at), " ago") : null,
+        one.at ? h("span", { class: "when" }, passed(one.at)) : null,
         one.next ? h("span", { class: "when" }, `${one.nextLabel ?? "next attempt"} `, due(one.next)) : null,
       ),
       h("p", { class: "who" }, h("b", {}, "Who acts: "), one.who),
@@ -170,7 +175,7 @@ function renderGateway({ gateway, told }) {
           ? [
               h("code", { class: "code" }, gateway.last_failure.reason),
               ` ${gateway.last_failure.message}`,
-              h("span", { class: "quiet" }, " ", ago(gateway.last_failure.time), " ago"),
+              h("span", { class: "quiet" }, " ", passed(gateway.last_failure.time)),
               told ? null : h("span", { class: "hint" }, gateway.last_failure.hint),
             ]
           : null,
@@ -218,7 +223,7 @@ function matches(session, { text, states }) {
 }
 
 function renderSession({ session, overdue }) {
-  const labels = Object.entries(session.labels);
+  const labels = labelsOf(session);
   return h(
     "tr",
     { class: isFinal(session) ? "is-ended" : null },
@@ -229,8 +234,8 @@ function renderSession({ session, overdue }) {
       isClosing(session) ? h("span", { class: "tag" }, "closing") : null,
       overdue ? h("span", { class: "tag is-overdue" }, "overdue") : null,
     ),
-    h("td", { class: "number", "data-label": "for" }, isFinal(session) ? [ago(session.state_time), " ago"] : ago(session.state_time)),
-    h("td", { "data-label": "owner" }, h("bdi", {}, session.owner), labels.length ? h("span", { class: "labels" }, labels.map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key))) : null),
+    h("td", { class: "number", "data-label": "for" }, isFinal(session) ? passed(session.state_time) : ago(session.state_time)),
+    h("td", { "data-label": "owner" }, h("bdi", {}, session.owner), labels.length ? h("span", { class: "labels" }, labels) : null),
     h("td", { class: "number", "data-label": "client id" }, String(session.client_id), session.client_id_changed ? h("span", { class: "tag", title: "Another id than was asked for" }, "changed") : null),
     h("td", { "data-label": "gateway" }, session.gateway_id, session.readonly ? h("span", { class: "tag" }, "read-only") : null),
     h("td", { class: "number", "data-label": "generation" }, session.generation),
@@ -238,6 +243,12 @@ function renderSession({ session, overdue }) {
     h("td", { class: "wrong", "data-label": "what is wrong" }, wrong(session)),
     h("td", { "data-label": "history" }, sessionButton(session.session_id, short(session.session_id))),
   );
+}
+
+// They come in any order.
+export function labelsOf(session) {
+  const pairs = Object.entries(session.labels).sort();
+  return pairs.map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key));
 }
 
 function attempts(session) {
