@@ -273,7 +273,8 @@ async def test_every_code_says_who_must_act(
             const soon = attention(model, Date.now());
             model.overdue.set("1", new Set(["RECONNECTING"]));
             const [late] = attention(model, Date.now());
-            return [soon.length, soon[0].sessions.join(), soon[0].code, soon[0].who, late.level, late.who];
+            const { code, who, sessions } = soon[0];
+            return [soon.length, sessions.join(), code, who, late.level, late.who];
         }""",
         code.reason,
     )
@@ -281,6 +282,45 @@ async def test_every_code_says_who_must_act(
     assert told[3] not in ("", "An operator")
     assert told[4] == "act"
     assert "Nobody" not in told[5]
+
+
+async def test_a_stream_that_begins_anew_forgets_where_it_was_and_one_that_breaks_does_not(
+    client_with_page: tuple[Client, Page],
+) -> None:
+    _, page = client_with_page
+    told = await page.evaluate(
+        """async () => {
+            const { Stream } = await import("/stream.js");
+            const asked = [];
+            const bodies = [
+                'id: a\\nevent: watch\\ndata: 1\\n\\nid: b\\nevent: watch\\nda',
+                'event: broker\\ndata: 2\\n\\nid: c\\nevent: watch\\ndata: 3\\n\\n',
+                'event: error\\ndata: {"message": "too slow"}\\n\\n',
+            ];
+            const heard = [];
+            const real = window.fetch;
+            window.fetch = async (path, { headers }) => {
+                asked.push(headers["Last-Event-ID"] ?? "");
+                if (asked.length <= bodies.length) return new Response(bodies[asked.length - 1]);
+                window.fetch = real;
+                return new Promise(() => {});
+            };
+            const reasons = [];
+            const stream = new Stream("x", (kind, data) => {
+                heard.push(data);
+                if (data === 2) stream.beginAnew();
+            }, ({ live, why, at }) => { if (at) reasons.push(why); });
+            void stream.run();
+            while (asked.length < 4) await new Promise((go) => setTimeout(go, 20));
+            return [asked, heard, reasons];
+        }"""
+    )
+    asked, heard, reasons = told
+    assert asked == ["", "a", "", ""]
+    assert heard == [1, 2]
+    assert reasons[0] == "the broker ended the stream"
+    assert "beginning anew" in reasons[1]
+    assert reasons[2] == "too slow"
 
 
 async def test_a_reset_forgets_what_is_not_there_any_more(

@@ -72,7 +72,10 @@ export class Stream {
         if (done) return "the broker ended the stream";
         const blocks = (rest + value).split("\n\n");
         rest = blocks.pop();
-        for (const block of blocks) this.#take(block);
+        for (const block of blocks) {
+          signal.throwIfAborted();
+          this.#take(block);
+        }
       }
     } catch (error) {
       return error instanceof TypeError ? "the broker does not answer" : error.message;
@@ -88,7 +91,12 @@ export class Stream {
       block.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]),
     );
     if (fields.event === "error") throw new Error(JSON.parse(fields.data).message);
-    this.#deliver(fields.event, JSON.parse(fields.data));
+    try {
+      this.#deliver(fields.event, JSON.parse(fields.data));
+    } catch (error) {
+      reportError(error); // the page's, not the broker's
+      throw error;
+    }
     // Only what was worked on need not come again.
     if (fields.id) this.#token = fields.id;
     // From here on nothing is silent: before that, what was asked for may still be refused.
