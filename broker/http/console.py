@@ -101,7 +101,7 @@ class Console:
 
     async def events(self, request: web.Request) -> web.Response:
         """A page of a session's events, as ListSessionEvents has them: the last ones before the
-        sequence ``before``, or the newest.
+        sequence ``before``, or the newest. None is left if it is empty.
 
         Raises:
             InvalidArgumentError: something is not as it must be.
@@ -123,7 +123,10 @@ class Console:
             ),
             _NOBODY,
         )
-        return web.json_response(_document(page))
+        # Where the oldest have expired a page of the API goes on with what is newer.
+        events = [event for event in page.events if event.sequence < before]
+        answer = session_service_pb2.ListSessionEventsResponse(events=events)
+        return web.json_response(_document(answer))
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         """Follow everything, from ``Last-Event-ID`` on if it is given.

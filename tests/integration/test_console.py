@@ -27,6 +27,7 @@ from tests.harness import CONNECTED, RECONNECTING, Client, connected, eventually
 from tests.integration.test_http import ask, http
 from tests.integration.test_stop import settings
 from tests.integration.test_watch import Watch
+from tests.postgres import execute
 
 Frame = tuple[str, str, Any]
 """Kind, id and document."""
@@ -322,6 +323,33 @@ async def test_what_cannot_be_answered_says_why(
         said = await ask(session, path)
         assert (said[0], said[1]["reason"]) == (status, reason)
         assert said[1]["message"]
+
+
+async def test_the_history_ends_where_older_events_have_expired(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with http(simulator, database_url) as (client, session):
+        opened = await client.open()
+        for generation in range(2, 5):
+            simulator.drop()
+            await eventually(functools.partial(connected_again, client, opened, generation))
+        newest = (await client.get(opened.session_id)).sequence
+        await execute(
+            database_url,
+            "UPDATE broker_store SET retention_horizon = 6",
+            "DELETE FROM session_events WHERE revision < 6",
+        )
+        found: list[int] = []
+        before = newest + 1
+        path = f"api/sessions/{opened.session_id}/events?page_size=4"
+        while True:
+            status, page, _ = await ask(session, f"{path}&before={before}")
+            assert status == 200
+            if not page["events"]:
+                break
+            found = [int(event["sequence"]) for event in page["events"]] + found
+            before = found[0]
+        assert found == list(range(6, newest + 1))
 
 
 async def test_an_old_page_of_a_session_that_has_gone_on_is_as_it_was(

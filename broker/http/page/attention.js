@@ -73,28 +73,40 @@ function* ofGateway(gateway, model) {
   const breaker = gateway.circuit_breaker.state.replace("CIRCUIT_BREAKER_STATE_", "");
   if (gateway.drain) {
     const held = waiting.filter((session) => isHeld(session, gateway));
-    yield item(`drain/${name}`, held.length ? "act" : "note", `Gateway ${name} is drained by ${gateway.drain.actor}`, {
-      who: `An operator: gateway-broker gateways resume ${name}`,
-      message: gateway.drain.reason && `Reason: ${gateway.drain.reason}`,
-      also: held.length ? "New sessions are refused, and those that have lost their link wait." : "New sessions are refused.",
-      since: gateway.drain.drain_time,
-      sessions: held,
-    });
+    yield item(
+      `drain/${name}`,
+      held.length ? "act" : "note",
+      `Gateway ${name} is drained by ${gateway.drain.actor}`,
+      {
+        who: `An operator: gateway-broker gateways resume ${name}`,
+        message: gateway.drain.reason && `Reason: ${gateway.drain.reason}`,
+        also: held.length
+          ? "New sessions are refused, and those that have lost their link wait."
+          : "New sessions are refused.",
+        since: gateway.drain.drain_time,
+        sessions: held,
+      },
+    );
   }
   if (gateway.reachable === false) {
     const failure = gateway.last_failure;
     const overdue = waiting.some((session) => isOverdue(model, session));
     const maintained = Boolean(gateway.maintenance_end_time);
-    yield item(`gateway/${name}`, maintained ? "wait" : level(failure, overdue, waiting), `Gateway ${name} is unreachable`, {
-      who: maintained ? "Nobody: it is in its maintenance window" : who(failure, overdue),
-      code: failure?.reason,
-      message: failure?.message,
-      hint: failure?.hint,
-      also: breaker === "OPEN" ? "The circuit is open: new sessions are refused." : null,
-      since: first(waiting, "state_time"),
-      next: gateway.next_attempt_time,
-      sessions: waiting,
-    });
+    yield item(
+      `gateway/${name}`,
+      maintained ? "wait" : level(failure, overdue, waiting),
+      `Gateway ${name} is unreachable`,
+      {
+        who: maintained ? "Nobody: it is in its maintenance window" : who(failure, overdue),
+        code: failure?.reason,
+        message: failure?.message,
+        hint: failure?.hint,
+        also: breaker === "OPEN" ? "The circuit is open: new sessions are refused." : null,
+        since: first(waiting, "state_time"),
+        next: gateway.next_attempt_time,
+        sessions: waiting,
+      },
+    );
   } else if (breaker === "OPEN") {
     yield item(`breaker/${name}`, "wait", `The circuit of gateway ${name} is open`, {
       who: `Nobody; an operator saves the wait: gateway-broker gateways reset-breaker ${name}`,
@@ -153,14 +165,21 @@ function conditions(model) {
     const { fact } = told[0];
     const sessions = told.map(({ session }) => session);
     const [usual, whose] = CONDITIONS[fact.type] ?? ["act", "An operator"];
-    const overdue = sessions.some((session) => model.overdue.get(session.session_id)?.has(conditionName(fact)));
+    const overdue = sessions.some((session) =>
+      model.overdue.get(session.session_id)?.has(conditionName(fact)),
+    );
     const code = fact.tws_code ? ` (${fact.tws_code})` : "";
-    return item(`condition/${key}`, overdue ? "act" : usual, `${conditionName(fact)} is FALSE for ${named(sessions)}`, {
-      who: overdue && usual === "wait" ? "An operator: it lasts longer than it should" : whose,
-      message: `${fact.message || fact.reason}${code}`,
-      since: told.map((one) => one.fact.transition_time).sort()[0],
-      sessions,
-    });
+    return item(
+      `condition/${key}`,
+      overdue ? "act" : usual,
+      `${conditionName(fact)} is FALSE for ${named(sessions)}`,
+      {
+        who: overdue && usual === "wait" ? "An operator: it lasts longer than it should" : whose,
+        message: `${fact.message || fact.reason}${code}`,
+        since: told.map((one) => one.fact.transition_time).sort()[0],
+        sessions,
+      },
+    );
   });
 }
 
@@ -222,7 +241,10 @@ function named(sessions) {
 }
 
 function first(sessions, field) {
-  return sessions.map((session) => session[field]).filter(Boolean).sort()[0];
+  return sessions
+    .map((session) => session[field])
+    .filter(Boolean)
+    .sort()[0];
 }
 
 function group(items, key) {

@@ -27,7 +27,11 @@ export function h(name, attributes = {}, ...children) {
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const path = document.createElementNS(SVG, "path");
-  for (const [key, value] of [["viewBox", "0 0 16 16"], ["aria-hidden", "true"], ["class", "icon"]]) {
+  for (const [key, value] of [
+    ["viewBox", "0 0 16 16"],
+    ["aria-hidden", "true"],
+    ["class", "icon"],
+  ]) {
     svg.setAttribute(key, value);
   }
   path.setAttribute("d", ICONS[name] ?? ICONS.note);

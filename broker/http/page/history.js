@@ -2,7 +2,8 @@
 
 import { h, list, put } from "./dom.js";
 import { clock, conditionName, isFinal, moment, short, span, state, status } from "./format.js";
-import { ago, badge, kind, labelsOf, story } from "./view.js";
+import { ago, badge, facts, labelsOf } from "./pieces.js";
+import { kind, story } from "./story.js";
 
 const PAGE = 50;
 const $ = (id) => document.getElementById(id);
@@ -58,7 +59,10 @@ export class History {
     const before = Number.isFinite(this.#oldest) ? `&before=${this.#oldest}` : "";
     $("history-more").disabled = true;
     try {
-      const answer = await fetch(`api/sessions/${encodeURIComponent(sessionId)}/events?page_size=${PAGE}${before}`, { cache: "no-store" });
+      const answer = await fetch(
+        `api/sessions/${encodeURIComponent(sessionId)}/events?page_size=${PAGE}${before}`,
+        { cache: "no-store" },
+      );
       const page = await answer.json();
       if (this.#sessionId !== sessionId) return;
       if (!answer.ok) throw new Error(page.message);
@@ -80,14 +84,17 @@ export class History {
     for (const event of model.events) {
       if (event.session_id === this.#sessionId) this.#take(event);
     }
-    const events = [...this.#events.values()].sort((one, other) => Number(other.sequence) - Number(one.sequence));
-    const session = model.sessions.get(this.#sessionId) ?? model.ended.get(this.#sessionId) ?? events[0]?.session;
+    const events = [...this.#events.values()].sort(
+      (one, other) => Number(other.sequence) - Number(one.sequence),
+    );
+    const session =
+      model.sessions.get(this.#sessionId) ?? model.ended.get(this.#sessionId) ?? events[0]?.session;
     $("history-title").textContent = `Session ${short(this.#sessionId)}`;
     $("history-trouble").textContent = this.#trouble;
     $("history-trouble").hidden = !this.#trouble;
     if (session && session !== this.#session) {
       this.#session = session;
-      put($("history-facts"), facts(session));
+      put($("history-facts"), about(session));
     }
     list($("timeline"), entries(events), (one) => one.key, renderEntry);
     const oldest = events.length ? Number(events.at(-1).sequence) : 1;
@@ -102,7 +109,7 @@ export class History {
   }
 }
 
-function facts(session) {
+function about(session) {
   const labels = labelsOf(session);
   const failure = session.last_failure;
   const pairs = [
@@ -110,7 +117,10 @@ function facts(session) {
     ["ended because", session.close_reason],
     ["session id", h("span", { class: "mono" }, session.session_id)],
     ["owner", h("bdi", {}, session.owner)],
-    ["client id", `${session.client_id} on ${session.gateway_id}${session.client_id_changed ? ", not the one that was asked for" : ""}`],
+    [
+      "client id",
+      `${session.client_id} on ${session.gateway_id}${session.client_id_changed ? ", not the one that was asked for" : ""}`,
+    ],
     ["labels", labels.length ? labels : null],
     ["accounts", session.accounts.join(", ")],
     ["generation", session.generation],
@@ -120,16 +130,35 @@ function facts(session) {
     ["failures", session.error_count ? String(session.error_count) : null],
     [
       "last failure",
-      failure && [h("code", { class: "code" }, failure.reason), ` ${failure.message}, ${moment(failure.time)} `, isFinal(session) || state(session) !== "CONNECTED" ? h("span", { class: "hint" }, failure.hint) : null],
+      failure && [
+        h("code", { class: "code" }, failure.reason),
+        ` ${failure.message}, ${moment(failure.time)} `,
+        isFinal(session) || state(session) !== "CONNECTED"
+          ? h("span", { class: "hint" }, failure.hint)
+          : null,
+      ],
     ],
     [
       "conditions",
       session.conditions.length
-        ? h("ul", { class: "conditions" }, session.conditions.map((fact) => h("li", {}, conditionName(fact), " is ", h("b", { class: status(fact) === "TRUE" ? null : "warn" }, status(fact)), ` since ${moment(fact.transition_time)}`)))
+        ? h(
+            "ul",
+            { class: "conditions" },
+            session.conditions.map((fact) =>
+              h(
+                "li",
+                {},
+                conditionName(fact),
+                " is ",
+                h("b", { class: status(fact) === "TRUE" ? null : "warn" }, status(fact)),
+                ` since ${moment(fact.transition_time)}`,
+              ),
+            ),
+          )
         : null,
     ],
   ];
-  return h("dl", { class: "facts wide" }, pairs.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return facts(...pairs);
 }
 
 // The events with the days that they are of, and for how long each transition's state lasted.

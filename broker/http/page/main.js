@@ -3,8 +3,9 @@
 import { clock, moment, setClock, span } from "./format.js";
 import { History } from "./history.js";
 import { Model } from "./model.js";
+import { tick } from "./pieces.js";
 import { Stream } from "./stream.js";
-import { renderAttention, renderEvents, renderGateways, renderSessions, tick } from "./view.js";
+import { renderAttention, renderEvents, renderGateways, renderSessions } from "./view.js";
 
 const DRAW = 60; // milliseconds between two drawings at least
 const STATES = {
@@ -75,9 +76,19 @@ function drawLink() {
   if (link.live) return;
   drawTitle(0);
   const why = model.stopTime && !link.broken ? `it was stopping, and ${link.why}` : link.why;
-  const next = link.broken ? "" : link.at === null ? "Trying now." : `Trying again in ${Math.max(Math.ceil((link.at - Date.now()) / 1000), 0)} s.`;
-  const asOf = link.ever ? `What you see is as of ${clock(link.lostAt)}, ${span(Date.now() - link.lostAt)} ago: it may be wrong now. ` : "";
-  const title = link.broken ? "This page has failed" : link.ever ? "Disconnected from the broker" : "Connecting to the broker";
+  const next = link.broken
+    ? ""
+    : link.at === null
+      ? "Trying now."
+      : `Trying again in ${Math.max(Math.ceil((link.at - Date.now()) / 1000), 0)} s.`;
+  const asOf = link.ever
+    ? `What you see is as of ${clock(link.lostAt)}, ${span(Date.now() - link.lostAt)} ago: it may be wrong now. `
+    : "";
+  const title = link.broken
+    ? "This page has failed"
+    : link.ever
+      ? "Disconnected from the broker"
+      : "Connecting to the broker";
   // Text that changes each second is not for a screen reader: the reason alone is announced.
   if ($("banner-title").textContent !== title) $("banner-title").textContent = title;
   if ($("banner-why").textContent !== why) $("banner-why").textContent = why;

@@ -3,8 +3,19 @@
 import { attention } from "./attention.js";
 import { h, icon, list, put } from "./dom.js";
 import {
-  clock, conditionName, counted, isClosing, isFinal, moment, now, short, since, span, state, status, until,
+  clock,
+  conditionName,
+  counted,
+  isClosing,
+  isFinal,
+  moment,
+  now,
+  short,
+  state,
+  status,
 } from "./format.js";
+import { ago, badge, due, facts, labelsOf, passed, sessionButton } from "./pieces.js";
+import { kind, story } from "./story.js";
 
 const $ = (id) => document.getElementById(id);
 const LEVELS = { act: "Act", wait: "Wait", note: "Note" };
@@ -12,53 +23,11 @@ const RANK = { RECONNECTING: 1, CONNECTING: 2, CONNECTED: 5, FAILED: 7, DISCONNE
 const SHOWN = 150; // events on the page at once
 const MENTIONED = 9; // sessions that one trouble names
 
-// -- pieces ------------------------------------------------------------------
-
-// A time that ticks: how long ago it was, or how long until it is.
-export function ago(time) {
-  return h("time", { datetime: time, "data-since": time, title: moment(time) }, since(time));
-}
-
-// The same, as a whole that is not torn apart.
-function passed(time) {
-  return h("span", { class: "ago" }, ago(time), " ago");
-}
-
-function due(time) {
-  return h("time", { datetime: time, "data-until": time, title: moment(time) }, until(time));
-}
-
-export function tick() {
-  for (const element of document.querySelectorAll("[data-since]")) {
-    element.textContent = since(element.dataset.since);
-  }
-  for (const element of document.querySelectorAll("[data-until]")) {
-    element.textContent = until(element.dataset.until);
-  }
-}
-
-export function badge(name, words = name) {
-  return h("span", { class: `badge is-${name.toLowerCase()}` }, icon(name), words);
-}
-
-function sessionButton(sessionId, words) {
-  return h("button", { type: "button", class: "link mono", "data-session": sessionId, title: "Show its history" }, words);
-}
-
-function facts(...pairs) {
-  return h(
-    "dl",
-    { class: "facts" },
-    ...pairs.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
-  );
-}
-
 // -- what is wrong -----------------------------------------------------------
 
 export function renderAttention(model) {
   const items = attention(model, now());
   const sessions = [...model.sessions.values()];
-  $("attention").dataset.worst = items[0]?.level ?? "none";
   $("attention-count").textContent = items.length ? String(items.length) : "";
   const connected = sessions.filter((session) => state(session) === "CONNECTED").length;
   const reachable = model.gateways.filter((gateway) => gateway.reachable).length;
@@ -93,7 +62,15 @@ function renderItem(one) {
         one.next ? h("span", { class: "when" }, `${one.nextLabel ?? "next attempt"} `, due(one.next)) : null,
       ),
       h("p", { class: "who" }, h("b", {}, "Who acts: "), one.who),
-      one.message ? h("p", {}, one.code ? h("code", { class: "code" }, one.code) : null, one.code ? " " : null, one.message) : null,
+      one.message
+        ? h(
+            "p",
+            {},
+            one.code ? h("code", { class: "code" }, one.code) : null,
+            one.code ? " " : null,
+            one.message,
+          )
+        : null,
       one.also ? h("p", {}, one.also) : null,
       one.hint ? h("p", { class: "hint" }, one.hint) : null,
     ),
@@ -102,7 +79,12 @@ function renderItem(one) {
           "div",
           { class: "affected" },
           counted(one.sessions.length, "session"),
-          h("p", {}, one.sessions.slice(0, MENTIONED).map((id) => [sessionButton(id, short(id)), " "]), one.sessions.length > MENTIONED ? "…" : null),
+          h(
+            "p",
+            {},
+            one.sessions.slice(0, MENTIONED).map((id) => [sessionButton(id, short(id)), " "]),
+            one.sessions.length > MENTIONED ? "…" : null,
+          ),
         )
       : null,
   );
@@ -118,7 +100,10 @@ export function renderGateways(model, items) {
 }
 
 function renderGateway({ gateway, told }) {
-  const breaker = gateway.circuit_breaker.state.replace("CIRCUIT_BREAKER_STATE_", "").replace("_", " ").toLowerCase();
+  const breaker = gateway.circuit_breaker.state
+    .replace("CIRCUIT_BREAKER_STATE_", "")
+    .replace("_", " ")
+    .toLowerCase();
   const halfOpen = gateway.circuit_breaker.half_open_time;
   const kind = gateway.kind.replace("GATEWAY_KIND_", "").toLowerCase();
   const failures = gateway.circuit_breaker.failures;
@@ -137,14 +122,26 @@ function renderGateway({ gateway, told }) {
       "p",
       { class: "reach" },
       reach(gateway),
-      gateway.drain ? badge("wait", `drained by ${gateway.drain.actor}${gateway.drain.reason ? `: ${gateway.drain.reason}` : ""}`) : null,
-      gateway.maintenance_end_time ? badge("wait", `in maintenance until ${moment(gateway.maintenance_end_time)}`) : null,
+      gateway.drain
+        ? badge(
+            "wait",
+            `drained by ${gateway.drain.actor}${gateway.drain.reason ? `: ${gateway.drain.reason}` : ""}`,
+          )
+        : null,
+      gateway.maintenance_end_time
+        ? badge("wait", `in maintenance until ${moment(gateway.maintenance_end_time)}`)
+        : null,
     ),
     facts(
       [
         "seats",
         [
-          h("meter", { min: 0, max: gateway.session_limit, value: gateway.sessions_used, "aria-hidden": "true" }),
+          h("meter", {
+            min: 0,
+            max: gateway.session_limit,
+            value: gateway.sessions_used,
+            "aria-hidden": "true",
+          }),
           ` ${gateway.sessions_used} of ${gateway.session_limit}`,
         ],
       ],
@@ -160,13 +157,19 @@ function renderGateway({ gateway, told }) {
       [
         "client ids held",
         gateway.client_ids.length
-          ? gateway.client_ids.map((held) => [sessionButton(held.session_id, String(held.client_id)), h("span", { class: "quiet" }, ` ${held.owner}  `)])
+          ? gateway.client_ids.map((held) => [
+              sessionButton(held.session_id, String(held.client_id)),
+              h("span", { class: "quiet" }, ` ${held.owner}  `),
+            ])
           : "none",
       ],
       [
         "in quarantine",
         gateway.quarantined_client_ids.length
-          ? gateway.quarantined_client_ids.map((one) => [h("span", { class: "mono" }, String(one.client_id)), h("span", { class: "quiet" }, ` ${one.reason}, for `, ago(one.quarantine_time), "  ")])
+          ? gateway.quarantined_client_ids.map((one) => [
+              h("span", { class: "mono" }, String(one.client_id)),
+              h("span", { class: "quiet" }, ` ${one.reason}, for `, ago(one.quarantine_time), "  "),
+            ])
           : null,
       ],
       [
@@ -187,21 +190,30 @@ function renderGateway({ gateway, told }) {
 function reach(gateway) {
   if (gateway.reachable === undefined) return badge("DISCONNECTED", "not tried yet");
   if (!gateway.reachable) return badge("FAILED", "unreachable");
-  return [badge("CONNECTED", "reachable"), h("span", { class: "quiet" }, `server version ${gateway.server_version}`)];
+  return [
+    badge("CONNECTED", "reachable"),
+    h("span", { class: "quiet" }, `server version ${gateway.server_version}`),
+  ];
 }
 
 // -- sessions ----------------------------------------------------------------
 
 export function renderSessions(model, filter) {
   const all = [...model.sessions.values(), ...[...model.ended.values()].reverse()];
-  const shown = all.filter((session) => matches(session, filter)).map((session) => ({ session, overdue: Boolean(model.overdue.get(session.session_id)?.size) }));
-  shown.sort((one, other) => rank(one) - rank(other) || (one.session.state_time < other.session.state_time ? -1 : 1));
+  const shown = all
+    .filter((session) => matches(session, filter))
+    .map((session) => ({ session, overdue: Boolean(model.overdue.get(session.session_id)?.size) }));
+  shown.sort(
+    (one, other) => rank(one) - rank(other) || (one.session.state_time < other.session.state_time ? -1 : 1),
+  );
   list($("session-rows"), shown, ({ session }) => session.session_id, renderSession);
   const seats = `${model.sessions.size} open, of ${model.broker.limits.sessions} at most`;
   $("session-count").textContent =
     shown.length === all.length ? seats : `${shown.length} of ${all.length} shown; ${seats}`;
   $("no-sessions").hidden = shown.length > 0;
-  $("no-sessions").textContent = all.length ? "No session matches the filter." : "No session is open, and none has ended lately.";
+  $("no-sessions").textContent = all.length
+    ? "No session matches the filter."
+    : "No session is open, and none has ended lately.";
 }
 
 function rank({ session, overdue }) {
@@ -215,11 +227,22 @@ function matches(session, { text, states }) {
   if (states && !states.includes(state(session))) return false;
   const labels = Object.entries(session.labels).map(([key, value]) => `${key}=${value}`);
   const words = [
-    session.session_id, session.owner, session.gateway_id, `client ${session.client_id}`, state(session), session.close_reason,
-    session.last_failure?.reason, ...labels, ...session.accounts, ...session.conditions.map((fact) => `${conditionName(fact)} ${status(fact)}`),
+    session.session_id,
+    session.owner,
+    session.gateway_id,
+    `client ${session.client_id}`,
+    state(session),
+    session.close_reason,
+    session.last_failure?.reason,
+    ...labels,
+    ...session.accounts,
+    ...session.conditions.map((fact) => `${conditionName(fact)} ${status(fact)}`),
   ];
   const all = words.join("\n").toLowerCase();
-  return text.toLowerCase().split(/\s+/).every((word) => all.includes(word));
+  return text
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => all.includes(word));
 }
 
 function renderSession({ session, overdue }) {
@@ -234,21 +257,36 @@ function renderSession({ session, overdue }) {
       isClosing(session) ? h("span", { class: "tag" }, "closing") : null,
       overdue ? h("span", { class: "tag is-overdue" }, "overdue") : null,
     ),
-    h("td", { class: "number", "data-label": "for" }, isFinal(session) ? passed(session.state_time) : ago(session.state_time)),
-    h("td", { "data-label": "owner" }, h("bdi", {}, session.owner), labels.length ? h("span", { class: "labels" }, labels) : null),
-    h("td", { class: "number", "data-label": "client id" }, String(session.client_id), session.client_id_changed ? h("span", { class: "tag", title: "Another id than was asked for" }, "changed") : null),
-    h("td", { "data-label": "gateway" }, session.gateway_id, session.readonly ? h("span", { class: "tag" }, "read-only") : null),
+    h(
+      "td",
+      { class: "number", "data-label": "for" },
+      isFinal(session) ? passed(session.state_time) : ago(session.state_time),
+    ),
+    h(
+      "td",
+      { "data-label": "owner" },
+      h("bdi", {}, session.owner),
+      labels.length ? h("span", { class: "labels" }, labels) : null,
+    ),
+    h(
+      "td",
+      { class: "number", "data-label": "client id" },
+      String(session.client_id),
+      session.client_id_changed
+        ? h("span", { class: "tag", title: "Another id than was asked for" }, "changed")
+        : null,
+    ),
+    h(
+      "td",
+      { "data-label": "gateway" },
+      session.gateway_id,
+      session.readonly ? h("span", { class: "tag" }, "read-only") : null,
+    ),
     h("td", { class: "number", "data-label": "generation" }, session.generation),
     h("td", { "data-label": "attempt" }, attempts(session)),
     h("td", { class: "wrong", "data-label": "what is wrong" }, wrong(session)),
     h("td", { "data-label": "history" }, sessionButton(session.session_id, short(session.session_id))),
   );
-}
-
-// They come in any order.
-export function labelsOf(session) {
-  const pairs = Object.entries(session.labels).sort();
-  return pairs.map(([key, value]) => h("bdi", { class: "label" }, value ? `${key}=${value}` : key));
 }
 
 function attempts(session) {
@@ -263,8 +301,22 @@ function wrong(session) {
   const failed = session.last_failure && state(session) !== "CONNECTED" && !session.close_reason;
   return [
     session.close_reason ? h("p", {}, h("code", {}, session.close_reason)) : null,
-    failed ? h("p", {}, h("code", { class: "code" }, session.last_failure.reason), ` ${session.last_failure.message}`) : null,
-    ...troubled.map((fact) => h("p", {}, h("span", { class: "warn" }, `${conditionName(fact)} ${status(fact)}`), fact.message ? `: ${fact.message}` : null)),
+    failed
+      ? h(
+          "p",
+          {},
+          h("code", { class: "code" }, session.last_failure.reason),
+          ` ${session.last_failure.message}`,
+        )
+      : null,
+    ...troubled.map((fact) =>
+      h(
+        "p",
+        {},
+        h("span", { class: "warn" }, `${conditionName(fact)} ${status(fact)}`),
+        fact.message ? `: ${fact.message}` : null,
+      ),
+    ),
   ];
 }
 
@@ -282,47 +334,25 @@ function renderEvent(event) {
     { class: `event ${kind(event)}` },
     h("time", { datetime: event.time, title: moment(event.time) }, clock(event.time)),
     sessionButton(event.session_id, short(event.session_id)),
-    h("span", { class: "quiet" }, "client ", String(event.session.client_id), ", ", h("bdi", {}, event.session.owner)),
-    h("span", { class: "story" }, story(event), event.persisted ? null : h("span", { class: "tag is-overdue", title: "Lost if the broker dies before the database is back" }, "not on record yet")),
+    h(
+      "span",
+      { class: "quiet" },
+      "client ",
+      String(event.session.client_id),
+      ", ",
+      h("bdi", {}, event.session.owner),
+    ),
+    h(
+      "span",
+      { class: "story" },
+      story(event),
+      event.persisted
+        ? null
+        : h(
+            "span",
+            { class: "tag is-overdue", title: "Lost if the broker dies before the database is back" },
+            "not on record yet",
+          ),
+    ),
   );
-}
-
-export function kind(event) {
-  if (event.transition) return `is-${event.transition.to.replace("SESSION_STATE_", "").toLowerCase()}`;
-  if (event.attempt || event.notice) return "is-wait";
-  return event.condition && status(event.condition) === "FALSE" ? "is-wait" : "";
-}
-
-// What happened, in words.
-export function story(event) {
-  const { session, transition, attempt, condition, notice, updated } = event;
-  if (transition) {
-    const from = transition.from.replace("SESSION_STATE_", "");
-    const to = transition.to.replace("SESSION_STATE_", "");
-    const failed = ["RECONNECTING", "FAILED"].includes(to) && session.last_failure;
-    return [
-      // The first transition comes from nowhere.
-      event.sequence === "1" ? null : `${from} \u2192 `,
-      badge(to),
-      ` ${transition.reason}`,
-      to === "CONNECTED" ? `, generation ${session.generation}` : null,
-      failed ? [": ", h("code", { class: "code" }, session.last_failure.reason), ` ${session.last_failure.message}`] : null,
-    ];
-  }
-  if (attempt) {
-    const wait = attempt.next_attempt_time && Date.parse(attempt.next_attempt_time) - Date.parse(event.time);
-    return [
-      `attempt ${attempt.number} failed: `,
-      h("code", { class: "code" }, attempt.failure.reason),
-      ` ${attempt.failure.message}; `,
-      attempt.next_attempt_time ? `the next after ${wait < 1000 ? "less than 1 s" : span(wait)}` : "no other is planned",
-    ];
-  }
-  if (condition) {
-    const code = condition.tws_code ? ` (${condition.tws_code})` : "";
-    return [`${conditionName(condition)} is `, h("b", {}, status(condition)), `${code}: ${condition.message || condition.reason}`];
-  }
-  if (notice) return [h("b", {}, notice.reason), ` ${notice.message}`];
-  if (updated) return `${updated.fields.map((field) => `${field} ${session[field] ?? ""}`).join(", ")}, by ${updated.actor}`;
-  return "";
 }
