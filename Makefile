@@ -8,7 +8,7 @@ STUBS := clients/python
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check soak robustness bench format proto docs lock clean
+.PHONY: help install dev test check soak robustness bench format proto docs screenshots lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -77,6 +77,9 @@ $(PROTO_VENV)/.installed: requirements/proto.txt
 
 docs: install ## make the generated pages of docs/ anew
 	$(BIN)/python scripts/docs.py
+
+screenshots: install ## make the pictures of docs/console.md anew (needs Chromium)
+	$(BIN)/python scripts/screenshots.py
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-package ibgateway-client --extra traces --group dev pyproject.toml --output-file requirements/dev.txt

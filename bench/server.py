@@ -93,6 +93,8 @@ async def serve_broker(
         },
         session_limit=32,
         grpc_listen=listen,
+        http_listen="",
+        prometheus_port=0,
         data_dir=data_dir,
         database_url=database_url,
     )

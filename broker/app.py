@@ -2,7 +2,7 @@
 
 The stop, once and in this order: refuse new sessions; tell watchers; close the links and leave
 the sessions to the next broker, which watchers still see; write what is left of the log; end the
-streams; stop gRPC; wait for the last handler; give the database up.
+streams; stop HTTP and gRPC; wait for the last handler; give the database up.
 ``tests/integration/test_stop.py`` holds us to it.
 """
 
@@ -26,7 +26,7 @@ from typing import Final
 
 from broker.access.doorkeeper import Doorkeeper
 from broker.access.identity import Role
-from broker.config import Settings
+from broker.config import Settings, is_loopback
 from broker.errors import StoreFencedError, StoreUnavailableError
 from broker.events.archive import Archive
 from broker.events.catalogue import Catalogue
@@ -36,6 +36,10 @@ from broker.events.watch import Watches
 from broker.gateway.base import Probe
 from broker.gateway.endpoint import Endpoint
 from broker.gateway.ib import IBConnector
+from broker.http.console import PULSE, Console
+from broker.http.guard import Authenticate, Guard
+from broker.http.health import Readiness
+from broker.http.server import Exposition, HttpServer
 from broker.rpc import convert
 from broker.rpc.audit import Audit
 from broker.rpc.auth import Gate
@@ -75,12 +79,16 @@ class Running:
         embedded: whether the database is the broker's own.
         taken_up: how many sessions a broker before this one had left.
         metrics: what it counts; None if that is switched off.
+        http_address: where health and the console are, likewise; empty without HTTP.
+        metrics_address: where metrics are, likewise; empty without any.
     """
 
     grpc_address: str
     embedded: bool
     taken_up: int
     metrics: Metrics | None = None
+    http_address: str = ""
+    metrics_address: str = ""
 
 
 def now() -> datetime:
@@ -125,17 +133,7 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(log.run(), name="event-log")
             gateways = Gateways(
-                {
-                    name: Endpoint(
-                        gateway.settings(name),
-                        IBConnector(),
-                        now=now,
-                        random=random.random,
-                        on_dialled=told.observer.dialled,
-                        on_probed=functools.partial(_answered, told.observer, name),
-                    )
-                    for name, gateway in settings.gateways.items()
-                },
+                _endpoints(settings, told.observer),
                 store=store,
                 tasks=tasks,
                 now=now,
@@ -159,11 +157,8 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 tasks=tasks,
             )
             readings = Readings(manager, hub, log, lambda: store.holds_lock, now)
-            lag = tasks.create_task(told.run(readings, left), name="loop-lag")
             manager.take_up(left)
-            keeper = tasks.create_task(gateways.run(), name="quarantine")
             housekeeper = Housekeeper(store, hub, _retention(settings))
-            cleaner = tasks.create_task(housekeeper.run(), name="housekeeping")
             health = HealthReporter(manager, log, lambda: store.holds_lock, doorkeeper)
             server = Server(
                 settings.grpc_listen,
@@ -198,22 +193,44 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 health=health,
                 observer=told,
             )
-            reporter = tasks.create_task(health.run(), name="health")
-            guard = tasks.create_task(_guard(store), name="database-lock")
-            door = tasks.create_task(doorkeeper.run(), name="access-files")
+            # What ends when the stop begins, and what its last step still needs.
+            early = (
+                tasks.create_task(told.run(readings, left), name="loop-lag"),
+                tasks.create_task(health.run(), name="health"),
+                tasks.create_task(housekeeper.run(), name="housekeeping"),
+            )
+            late = (
+                tasks.create_task(gateways.run(), name="quarantine"),
+                tasks.create_task(_guard(store), name="database-lock"),
+                tasks.create_task(doorkeeper.run(), name="access-files"),
+                writer,
+            )
             # Nobody is to see a session CONNECTED whose link died with the broker before this one.
             await log.flush(settings.store_timeout)
+            http = await _http(
+                settings,
+                stack,
+                server,
+                watches=Watches(hub, store, idle=PULSE),
+                readiness=Readiness(manager, log, lambda: store.holds_lock),
+                authenticate=doorkeeper.authenticate if settings.access_file else None,
+                exposition=told.metrics.exposition if told.metrics is not None else None,
+            )
             await server.start()
             manager.begin_leases()
             try:
                 yield Running(
-                    server.address, settings.database_url is None, len(left), told.metrics
+                    server.address,
+                    settings.database_url is None,
+                    len(left),
+                    told.metrics,
+                    http.address,
+                    http.metrics_address,
                 )
             finally:
                 manager.refuse_new()
-                reporter.cancel()
-                cleaner.cancel()
-                lag.cancel()
+                for task in early:
+                    task.cancel()
                 await health.drain()
                 hub.announce_draining()
                 await manager.leave_all()
@@ -221,11 +238,10 @@ async def broker(settings: Settings) -> AsyncIterator[Running]:
                 await gateways.write()
                 manager.abandon()
                 hub.end()
+                await http.stop()
                 await server.stop(settings.stop_grace)
-                guard.cancel()
-                door.cancel()
-                keeper.cancel()
-                writer.cancel()
+                for task in late:
+                    task.cancel()
 
 
 @contextmanager
@@ -263,8 +279,60 @@ async def _hub(
     )
 
 
+def _endpoints(settings: Settings, observer: Observer) -> dict[str, Endpoint]:
+    return {
+        name: Endpoint(
+            gateway.settings(name),
+            IBConnector(),
+            now=now,
+            random=random.random,
+            on_dialled=observer.dialled,
+            on_probed=functools.partial(_answered, observer, name),
+        )
+        for name, gateway in settings.gateways.items()
+    }
+
+
 def _answered(observer: Observer, gateway_id: str, probe: Probe) -> None:
     observer.answered(gateway_id, probe.latency)
+
+
+async def _http(
+    settings: Settings,
+    stack: AsyncExitStack,
+    api: Server,
+    *,
+    watches: Watches,
+    readiness: Readiness,
+    authenticate: Authenticate | None,
+    exposition: Exposition | None,
+) -> HttpServer:
+    guard = Guard(
+        local=is_loopback(settings.http_listen),
+        authenticate=authenticate,
+        insecure=settings.insecure_no_auth,
+    )
+    metrics_listen = f"{settings.metrics_host}:{settings.prometheus_port}"
+    server = HttpServer(
+        listen=settings.http_listen,
+        metrics_listen=metrics_listen,
+        readiness=readiness,
+        console=Console(
+            sessions=api.sessions,
+            gateways=api.gateways,
+            broker=api.broker,
+            watches=watches,
+            readiness=readiness,
+            guard=guard,
+            limit=settings.console_limit,
+        ),
+        guard=guard,
+        metrics_guard=Guard(local=is_loopback(metrics_listen), insecure=True),
+        exposition=exposition,
+    )
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return server
 
 
 def _retention(settings: Settings) -> Retention:

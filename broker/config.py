@@ -2,9 +2,9 @@
 
 Values come, strongest first, from the environment, from the TOML file that
 ``GATEWAY_BROKER_CONFIG`` names, and from the defaults here. Every setting has the
-environment name ``GATEWAY_BROKER_<FIELD>``; five have the plain names that other
+environment name ``GATEWAY_BROKER_<FIELD>``; six have the plain names that other
 tools use too (``IB_GATEWAY_HOST``, ``IB_GATEWAY_PORT``, ``IB_GATEWAY_KIND``,
-``DATABASE_URL``, ``LOG_LEVEL``). Unknown names in the file are refused.
+``DATABASE_URL``, ``LOG_LEVEL``, ``PROMETHEUS_PORT``). Unknown names in the file are refused.
 """
 
 from __future__ import annotations
@@ -97,6 +97,10 @@ def _collector(value: str) -> str:
     if not port.isdecimal() or int(port) > 65535:
         raise ValueError("must end in a port, such as http://127.0.0.1:4317")
     return value
+
+
+def _listen_or_not(value: str) -> str:
+    return _listen(value) if value else value
 
 
 ListenAddress = Annotated[str, AfterValidator(_listen)]
@@ -209,6 +213,15 @@ class Settings(BaseSettings):
     """The gateways, by name."""
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     """Where the gRPC server listens; port 0 takes a free one."""
+    http_listen: Annotated[str, AfterValidator(_listen_or_not)] = "127.0.0.1:8080"
+    """Where health and the console are served over HTTP; port 0 takes a free one, empty serves
+    neither. Beyond loopback health is open to all, the console to those with a token."""
+    console_limit: int = Field(default=32, ge=1, le=1000)
+    """How many consoles may be open at once."""
+    metrics_host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    """Where metrics are served over HTTP; beyond loopback whoever connects can read them."""
+    prometheus_port: int = Field(default=9090, ge=0, le=65535)
+    """The port of metrics; 0 takes a free one."""
     database_url: Annotated[str, AfterValidator(_database_url)] | None = None
     """The PostgreSQL to use; without it the broker runs one of its own in the data directory."""
     auto_migrate: bool = False
@@ -455,7 +468,11 @@ def _got(location: tuple[int | str, ...], value: object) -> str:
 def _plain_names(environ: Mapping[str, str]) -> dict[str, Any]:
     """The settings that other tools share with us, under the names that they have there."""
     found: dict[str, Any] = {}
-    for name, field in (("DATABASE_URL", "database_url"), ("LOG_LEVEL", "log_level")):
+    for name, field in (
+        ("DATABASE_URL", "database_url"),
+        ("LOG_LEVEL", "log_level"),
+        ("PROMETHEUS_PORT", "prometheus_port"),
+    ):
         if environ.get(name):
             found[field] = environ[name]
     gateway = {

@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PLAIN_NAMES: Final = {
     "database_url": "DATABASE_URL",
     "log_level": "LOG_LEVEL",
+    "prometheus_port": "PROMETHEUS_PORT",
     "gateways.host": "IB_GATEWAY_HOST",
     "gateways.port": "IB_GATEWAY_PORT",
     "gateways.kind": "IB_GATEWAY_KIND",

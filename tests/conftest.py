@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import AsyncIterator
 
@@ -19,6 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings  # noqa: E402
 from tests.harness import Client, serving  # noqa: E402
+from tests.program import NO_FIXED_PORTS  # noqa: E402
+
+os.environ.update(NO_FIXED_PORTS)
 
 pytest_plugins = ["tests.postgres"]
 

@@ -19,7 +19,9 @@ from unittest import mock
 from broker.cli import root
 
 ROOT = Path(__file__).resolve().parents[1]
-_OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL")
+_OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL", "PROMETHEUS_PORT")
+NO_FIXED_PORTS = {"GATEWAY_BROKER_HTTP_LISTEN": "", "PROMETHEUS_PORT": "0"}
+"""The settings of a broker that takes no port which tests beside it would miss."""
 _STREAMS = threading.Lock()
 """Held by the one command that has the streams of this process."""
 
@@ -34,9 +36,9 @@ class Said:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without any setting of the broker, but for those given."""
+    """Ours without any setting of the broker, but for those given and the ports of HTTP."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return {**clean, "COLUMNS": "100", **more}
+    return {**clean, "COLUMNS": "100", **NO_FIXED_PORTS, **more}
 
 
 def free_address() -> str:

@@ -26,12 +26,13 @@ T = TypeVar("T")
 BANNER: Final = """
   gateway-broker is running. Its Gateway is SIMULATED: nothing here reaches a market.
 
+    console      {console}  (open it in a browser, and leave it open)
     gRPC         {grpc}
     Gateway      {gateway}  (simulated; TWS programs can connect, too)
     its control  {control}  (gRPC: faults and notices on request)
     database     a PostgreSQL of its own in {data_dir}
 
-  In a second terminal, watch:
+  In a second terminal, watch, if you like that better than the console:
 
     {command} sessions watch{broker}
 
@@ -70,6 +71,13 @@ def dev(
         str,
         typer.Option(metavar="HOST:PORT", help="Where the simulator's control service listens."),
     ] = "127.0.0.1:50052",
+    http_listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where health and the console are served."),
+    ] = "127.0.0.1:8080",
+    prometheus_port: Annotated[
+        int, typer.Option(metavar="PORT", help="The port of metrics; 0 takes a free one.")
+    ] = 9090,
     data_dir: DataDir = None,
     access: Annotated[
         Path | None,
@@ -92,6 +100,8 @@ def dev(
     given = load_settings(
         found=False,
         grpc_listen=grpc_listen,
+        http_listen=http_listen,
+        prometheus_port=prometheus_port,
         data_dir=data_dir or dev_data_dir(),
         log_level=log_level.upper(),
         log_format="console",
@@ -157,6 +167,7 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
             reached, shown = _reached(settings, running.grpc_address)
             typer.echo(
                 BANNER.format(
+                    console=_url(running.http_address),
                     grpc=running.grpc_address,
                     gateway=f"{simulator.host}:{simulator.port}",
                     control=f"{control.host}:{control.port}",
@@ -181,6 +192,10 @@ async def _listening(
             f"cannot listen on {address}: is another `gateway-broker dev` running? Stop it, or "
             f"choose other addresses with --gateway-listen and --control-listen ({error})"
         ) from None
+
+
+def _url(address: str) -> str:
+    return f"http://{address}/" if address else "is off"
 
 
 def _command() -> str:

@@ -34,6 +34,21 @@ def serve(
             show_default="127.0.0.1:50051",
         ),
     ] = None,
+    http_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where health and the console are served; port 0 takes a free one, '' serves "
+            "neither.",
+            show_default="127.0.0.1:8080",
+        ),
+    ] = None,
+    prometheus_port: Annotated[
+        int | None,
+        typer.Option(
+            help="The port of metrics; 0 takes a free one.", show_default="9090", metavar="PORT"
+        ),
+    ] = None,
     data_dir: DataDir = None,
     insecure_no_auth: Annotated[
         bool,
@@ -50,6 +65,7 @@ def serve(
     IB_GATEWAY_HOST, IB_GATEWAY_PORT, IB_GATEWAY_KIND   the Gateway
     DATABASE_URL            the PostgreSQL to use; without it the broker runs one of its own
     LOG_LEVEL               DEBUG, INFO, WARNING or ERROR
+    PROMETHEUS_PORT         where metrics are
     GATEWAY_BROKER_CONFIG   the TOML file, where several gateways can be declared
     GATEWAY_BROKER_...      every other setting: docs/settings.md
 
@@ -57,7 +73,12 @@ def serve(
     broker on the same database takes the sessions up. A second signal ends it at once. Exit codes:
     0 stopped, 1 cannot start or cannot go on.
     """
-    given: dict[str, Any] = {"grpc_listen": grpc_listen, "data_dir": data_dir}
+    given: dict[str, Any] = {
+        "grpc_listen": grpc_listen,
+        "http_listen": http_listen,
+        "prometheus_port": prometheus_port,
+        "data_dir": data_dir,
+    }
     overrides = {name: value for name, value in given.items() if value is not None}
     if insecure_no_auth:
         overrides["insecure_no_auth"] = True
@@ -92,6 +113,9 @@ async def _serve(settings: Settings) -> None:
                 "broker_serving",
                 extra={
                     "grpc": running.grpc_address,
+                    "console": running.http_address and f"http://{running.http_address}/",
+                    "metrics": running.metrics_address
+                    and f"http://{running.metrics_address}/metrics",
                     "gateways": {
                         name: f"{gateway.host}:{gateway.port}"
                         for name, gateway in settings.gateways.items()

@@ -183,6 +183,14 @@ class Hub:
         """Whether a watcher that has all up to a revision can continue."""
         return revision + 1 >= self._oldest or self._remembered(revision + 1) is not None
 
+    def remembered(self, revision: int, most: int) -> Sequence[Entry]:
+        """The newest events up to a revision, without gap, as far as they are in memory."""
+        found: list[Entry] = []
+        while len(found) < most and (entry := self._remembered(revision)) is not None:
+            found.append(entry)
+            revision -= 1
+        return found[::-1]
+
     async def tail(
         self, wanted: SessionFilter, after: int, *, idle: float
     ) -> AsyncGenerator[tuple[Entry | Signal, int], None]:

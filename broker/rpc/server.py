@@ -47,6 +47,11 @@ class Server:
         doorkeeper: has the certificate to show, if there is one.
         gate: lets callers in.
         observer: looks on at every rpc.
+
+    Attributes:
+        sessions: serves sessions.
+        gateways: serves gateways.
+        broker: tells of the broker.
     """
 
     def __init__(
@@ -62,6 +67,9 @@ class Server:
         health: HealthReporter,
         observer: RpcObserver,
     ) -> None:
+        self.sessions = sessions
+        self.gateways = gateways
+        self.broker = broker
         self._server = grpc.aio.server(options=options(watcher_limit))
         self.boundary = Boundary(self._server, gate, observer)
         # Generated code asks a server for nothing but to add handlers.

@@ -148,9 +148,10 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         async for told, revision in self.watches.follow(
             wanted, include_final=_wants_final(request, wanted), token=token
         ):
-            yield self._message(told, revision)
+            yield self.message(told, revision)
 
-    def _message(self, told: Told, revision: int) -> pb.WatchSessionsResponse | bytes:
+    def message(self, told: Told, revision: int) -> pb.WatchSessionsResponse | bytes:
+        """What a watcher is told, as a message of the stream; an event is serialized already."""
         store_id = self.watches.store_id
         if isinstance(told, Entry):
             return convert.watched(told, store_id, revision)

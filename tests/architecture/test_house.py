@@ -25,6 +25,7 @@ IMPORTERS = {
     "asyncpg": ("store/postgres.py",),
     "cryptography": ("access/certificates.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
+    "aiohttp": ("http/",),
     "grpc_status": ("rpc/boundary.py", "cli/client.py"),
     "structlog": ("telemetry/",),
     "opentelemetry": ("telemetry/",),

@@ -14,6 +14,7 @@ PAGE = ROOT / "docs" / "requirements.md"
 IDS = [f"AC-{number:03d}" for number in range(1, 16)] + [
     "BDD-001",
     "BDD-007",
+    "R-HEALTH",
     "R-DOC",
 ]
 ROW = re.compile(r"^\| (?P<id>[A-Z]+-\w+) \| (?P<what>.+) \| (?P<proof>.+) \|$", re.MULTILINE)

@@ -33,11 +33,12 @@ from tests.program import (
     until,
 )
 
+NO_FIXED_PORTS = ("--http-listen", "127.0.0.1:0", "--prometheus-port", "0")
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 def dev(address: str, data_dir: Path) -> list[str]:
-    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0"]
+    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0", *NO_FIXED_PORTS]
     return ["dev", *where, "--data-dir", str(data_dir)]
 
 
@@ -47,6 +48,7 @@ async def test_dev_runs_everything_a_newcomer_needs(fresh_data_dir: Path) -> Non
     async with running(*dev(address, fresh_data_dir)) as process:
         banner = await until(process, "Ctrl-C stops all of it.")
         assert "SIMULATED" in banner
+        assert re.search(r"console +http://127\.0\.0\.1:\d+/ ", banner)
         assert f"sessions watch --broker {address}" in banner
         async with running("sessions", "watch", *at) as watch:
             await until(watch, "changes follow")
@@ -100,7 +102,7 @@ async def test_what_cannot_listen_says_where_and_what_to_do(fresh_data_dir: Path
             said = await run(
                 *("dev", "--data-dir", str(fresh_data_dir)),
                 *("--grpc-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"),
-                *(option, address),
+                *(*NO_FIXED_PORTS, option, address),
             )
             assert said.code == 1
             assert address in said.err

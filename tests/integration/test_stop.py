@@ -22,6 +22,7 @@ def settings(simulator: SimulatedGateway, database_url: str) -> Settings:
     return Settings(
         gateways={"default": gateway(simulator)},
         grpc_listen="127.0.0.1:0",
+        http_listen="127.0.0.1:0",
         database_url=database_url,
     )
 

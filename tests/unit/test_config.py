@@ -24,6 +24,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.upper().startswith(("GATEWAY_BROKER_", "IB_GATEWAY_")) or name in (
             "DATABASE_URL",
             "LOG_LEVEL",
+            "PROMETHEUS_PORT",
         ):
             monkeypatch.delenv(name)
 

@@ -80,6 +80,7 @@ class LiveBroker:
                 *("--grpc-listen", self.address),
                 *("--gateway-listen", self.gateway),
                 *("--control-listen", self.control),
+                *("--http-listen", "127.0.0.1:0", "--prometheus-port", "0"),
                 *("--data-dir", str(self._data_dir / "data")),
                 *self._access,
             ],
