@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
@@ -17,6 +18,9 @@ def new_token() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
+# Callers show the same few again and again, and OpenSSL's SHA-256 was half of the cost of a check.
+# gRPC's tables of headers hold the tokens of each connection in memory anyhow.
+@functools.lru_cache(maxsize=256)
 def digest(token: str) -> bytes | None:
     """What is kept of a token; None if it is none of ours, which need not be looked up.
 

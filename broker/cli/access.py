@@ -169,8 +169,9 @@ def add(
 ) -> None:
     """Make a token, and write it to standard output, once: only its SHA-256 is kept.
 
-    An access file that is not there is made, for nobody but its owner to read. A name may have several. To change one: add the new one, give it to the caller, revoke the old
-    one by its key.
+    An access file that is not there is made, for nobody but its owner to read. A name may have
+    several tokens. To change one: add the new one, give it to the caller, revoke the old one by
+    its key.
 
     Example: gateway-broker access token add momentum --role trader > momentum.token
     """
