@@ -456,7 +456,8 @@ async def test_a_broken_access_file_keeps_the_last_good_one_and_says_so(
         await eventually(lambda: _is(status, health_pb2.HealthCheckResponse.SERVING))
         assert (await info(client)).access.problem == ""
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert [said in record.getMessage() for record in errors] == [True]
+    assert [record.getMessage() for record in errors] == ["access_unusable"]
+    assert said in vars(errors[0])["error"]
 
 
 async def _is(status: Any, wanted: Any) -> bool:

@@ -128,8 +128,11 @@ async def test_an_address_that_is_taken_names_the_setting_to_change(
     assert "--http-listen (GATEWAY_BROKER_HTTP_LISTEN" in str(caught.value)
 
 
-async def test_without_an_address_nothing_is_served(client: Client) -> None:
-    assert (client.running.http_address, client.running.metrics_address) == ("", "")
+async def test_without_an_address_and_without_metrics_nothing_is_served(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, metrics=False) as client:
+        assert (client.running.http_address, client.running.metrics_address) == ("", "")
 
 
 async def test_only_reading_is_answered(simulator: SimulatedGateway, database_url: str) -> None:
