@@ -384,7 +384,12 @@ def broker_address() -> str:
     address = os.environ.get("GATEWAY_BROKER_ADDRESS")
     if address:
         return address
-    host, _, port = load_settings(insecure_no_auth=True).grpc_listen.rpartition(":")
+    return reached_at(load_settings(insecure_no_auth=True).grpc_listen)
+
+
+def reached_at(listen: str) -> str:
+    """Where a server that listens there is reached from its own machine."""
+    host, _, port = listen.rpartition(":")
     return f"{_REACHED_AT.get(host, host)}:{port}"
 
 
@@ -407,7 +412,8 @@ def _variables() -> Layer:
             variable = PREFIX + "__".join(str(part) for part in location[:end])
             if variable.lower() in names:
                 return names[variable.lower()]
-        raise AssertionError(f"no variable gave {location}")
+        below = PREFIX + "__".join(str(part) for part in (*location, ""))
+        return ", ".join(names[name] for name in sorted(names) if name.startswith(below.lower()))
 
     return Layer(Kind.ENVIRONMENT, _Variables(Settings)(), name)
 

@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import database, dev, gateways, health, output, serve, sessions, simulate
+from broker.cli import (
+    config,
+    database,
+    dev,
+    doctor,
+    gateways,
+    health,
+    output,
+    serve,
+    sessions,
+    simulate,
+)
 from broker.cli.client import CallError
 from broker.errors import BrokerError, StartupError
 
@@ -50,6 +61,8 @@ app.command(rich_help_panel="Run")(simulate.simulate)
 app.add_typer(sessions.app, name="sessions", rich_help_panel="Use")
 app.add_typer(gateways.app, name="gateways", rich_help_panel="Use")
 app.command(rich_help_panel="Use")(health.health)
+app.add_typer(config.app, name="config", rich_help_panel="Look")
+app.command(rich_help_panel="Look")(doctor.doctor)
 app.command(rich_help_panel="Database")(database.migrate)
 app.add_typer(database.db, name="db", rich_help_panel="Database")
 

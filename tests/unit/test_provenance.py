@@ -97,6 +97,7 @@ def test_each_value_knows_its_source(file: Path, monkeypatch: pytest.MonkeyPatch
         ("gateways", "default", "port"): "default",
         ("gateways", "paper", "host"): f"{file}, line 5",
         ("gateways", "paper", "port"): "GATEWAY_BROKER_GATEWAYS__PAPER__PORT",
+        ("gateways", "paper"): "GATEWAY_BROKER_GATEWAYS__PAPER__PORT",
         ("gateways", "live", "kind"): "GATEWAY_BROKER_GATEWAYS__LIVE",
         ("gateways", "live", "port"): "default",
         ("session_limit",): f"{file}, line 2",
