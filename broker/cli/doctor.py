@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from broker.doctor.case import GatewayReport, RunningBroker
     from broker.doctor.check import Result
 
+DEADLINE: Final = 30.0
+"""Seconds that all checks may take, unless somebody says otherwise."""
 _ASKING: Final = 3.0
 """Seconds for a broker to say that it is one."""
 _STYLES: Final = {"wrong": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
@@ -36,7 +38,7 @@ def doctor(
     deadline: Annotated[
         float,
         typer.Option(min=1, max=600, metavar="SECONDS", help="How long all checks may take."),
-    ] = 30.0,
+    ] = DEADLINE,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Find out what is wrong with this configuration and everything that it names.

@@ -106,6 +106,7 @@ def test_each_value_knows_its_source(file: Path, monkeypatch: pytest.MonkeyPatch
     assert {at: str(found.origins.of(at)) for at in named} == named
 
 
+@pytest.mark.requirement("AC-013")
 def test_all_that_is_wrong_is_told_at_once_each_with_its_source(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
