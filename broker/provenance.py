@@ -28,6 +28,7 @@ MASK: Final = "***"
 _NEAR: Final = 0.75
 """How alike two names are (0 to 1) for the one to be the other, mistyped."""
 _SECRET: Final = re.compile(r"(^|_)(password|passphrase|passwd|secret|token|credentials|api_key)$")
+_ADDRESS: Final = re.compile(r"(^|_)(url|uri|dsn)$")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
 _LED_BY_FIELD: Final = re.compile(r"([a-z][\w.-]*): (.*)", re.DOTALL)
@@ -195,7 +196,9 @@ def _stray(model: type[BaseModel], location: Location) -> str:
 
 def _shown(location: Location, value: object) -> str:
     """What was given, unless it may hold a password: one that is refused cannot be taken apart."""
-    if not isinstance(value, str | int | float) or any(is_secret(str(part)) for part in location):
+    if not isinstance(value, str | int | float):
+        return ""
+    if any(is_secret(str(part)) or _ADDRESS.search(str(part)) for part in location):
         return ""
     return "" if isinstance(value, str) and "@" in value else repr(value)
 

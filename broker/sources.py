@@ -6,6 +6,7 @@ so that a refusal tells all of it at once.
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +16,6 @@ from typing import Any, Final
 from broker.errors import SettingProblem
 from broker.provenance import Kind, Layer, Location, nearest
 
-_LONGEST_FILE: Final = 3000
-"""Lines of a file in which the line of a value is still looked for: it costs their square."""
 _SERVICE_LINK: Final = re.compile(
     r"(SERVICE_(HOST|PORT(_\w+)?)|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
 )
@@ -151,26 +150,38 @@ def file(name: str | None, variable: str, wrong: list[SettingProblem]) -> Iterat
 
 
 def _place(name: str, text: str, location: Location) -> str:
-    line = line_of(text, location)
+    line = lines_of(text).get(location)
     return f"{name}, line {line}" if line else name
 
 
-def line_of(text: str, location: Location) -> int | None:
-    """The line, from 1, on which TOML says the value of a location; None if it is not found.
+@functools.lru_cache(maxsize=1)
+def lines_of(text: str) -> Mapping[Location, int]:
+    """The line, from 1, on which TOML says the value of each location.
 
     It is the first that completes a document which has the value: tomllib tells no lines. A value
     of several lines begins on the first of them, behind the last line that was whole without it.
     """
     lines = text.splitlines(keepends=True)
-    if len(lines) > _LONGEST_FILE:
-        return None
-    whole = 0
+    found: dict[Location, int] = {}
+    table = whole = 0
     for end in range(1, len(lines) + 1):
+        if lines[whole].lstrip().startswith("["):
+            table = whole  # what is above has no part in what is below
         try:
-            values = tomllib.loads("".join(lines[:end]))
+            values = tomllib.loads("".join(lines[table:end]))
         except tomllib.TOMLDecodeError:
             continue
-        if Layer(Kind.FILE, values, str).has(location):
-            return whole + 1
+        for location in _locations(values, ()):
+            found.setdefault(location, whole + 1)
         whole = end
-    return None
+    return found
+
+
+def _locations(value: Any, location: Location) -> Iterator[Location]:
+    yield location
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, part in parts:
+        if isinstance(part, dict | list):
+            yield from _locations(part, (*location, name))
+        else:
+            yield (*location, name)

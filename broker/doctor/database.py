@@ -66,6 +66,13 @@ async def database(case: Case) -> Finding:
             "It is a standby, or default_transaction_read_only is on: let DATABASE_URL name the "
             "primary (with several hosts: target_session_attrs=read-write).",
         )
+    if not found.may_write:
+        made = "write" if found.migration else "make"
+        return wrong(
+            f"{text}; user {found.username!r} may not {made} the broker's tables",
+            "Let the broker use the user that ran `gateway-broker migrate`, or GRANT the rights to "
+            f"{found.username} (to make them: CREATE on the schema).",
+        )
     if found.latency > _SLOW:
         return warning(text, "Each open of a session waits for it: put it nearer to the broker.")
     return ok(text)

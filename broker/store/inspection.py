@@ -81,6 +81,8 @@ class Inspection:
         server_version: such as ``16.2``.
         server_major: such as 16.
         writable: whether it takes writes: it is no standby, and not read-only.
+        username: as whom we are connected.
+        may_write: whether that user may write our tables, or make them.
         migration: the version of its schema; None before the first.
         holder: the broker that holds it; None if none does.
         drains: the gateways that an operator has taken out of use, by name.
@@ -92,6 +94,8 @@ class Inspection:
     server_version: str
     server_major: int
     writable: bool
+    username: str
+    may_write: bool
     migration: str | None
     holder: Holder | None
     drains: dict[str, Drain]
@@ -143,6 +147,8 @@ async def _look(connection: Connection, gateways: Sequence[str]) -> Inspection:
         server_version=f"{version.major}.{version.minor}",
         server_major=version.major,
         writable=not state["is_read_only"],
+        username=state["username"],
+        may_write=state["may_write"],
         migration=migration,
         holder=holder,
         drains=drains,

@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import secrets
 import ssl
 import subprocess
 import sys
@@ -431,6 +432,28 @@ async def test_a_database_that_takes_no_writes_is_named(
     )
     report = await examined(**settings(database_url, simulator.port))
     assert "takes no writes" in report.rows["database"].text
+
+
+async def test_a_user_without_rights_is_named(
+    simulator: SimulatedGateway,
+    database_url: str,
+    empty_database_url: str,
+    postgres_cluster: EmbeddedPostgres,
+) -> None:
+    role = f"reader_{secrets.token_hex(4)}"
+    await execute(postgres_cluster.dsn, f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
+    grants = f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    await execute(database_url, grants)
+    await execute(empty_database_url, grants)
+    try:
+        for url, what in ((database_url, "write"), (empty_database_url, "make")):
+            as_reader = re.sub(r"//broker:[^@]+@", f"//{role}:p@", url)
+            report = await examined(**settings(as_reader, simulator.port))
+            assert f"user '{role}' may not {what}" in report.rows["database"].text
+    finally:
+        for url in (database_url, empty_database_url):
+            await execute(url, f"DROP OWNED BY {role}")
+        await execute(postgres_cluster.dsn, f"DROP ROLE {role}")
 
 
 # -- a broker that runs -----------------------------------------------------------

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import string
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker import config
 from broker.config import read_configuration
 from broker.errors import ConfigurationError
 from broker.provenance import masked
-from broker.sources import line_of
+from broker.sources import lines_of
 
 NO_SUCH = "there is no such setting"
 FILE = """\
@@ -27,9 +29,6 @@ maintenance = [
     "ibkr-europe",
     "05:00-05:10 UTC",
 ]
-
-[gateways]
-live = { host = "gw-live", port = 4001 }
 """
 
 
@@ -43,7 +42,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "broker.toml"
-    path.write_text(FILE.split("[gateways]\n", maxsplit=1)[0])
+    path.write_text(FILE)
     monkeypatch.setenv("GATEWAY_BROKER_CONFIG", str(path))
     return path
 
@@ -69,13 +68,29 @@ def refused() -> list[str]:
 def test_the_line_of_a_value_is_where_it_begins(
     location: tuple[str | int, ...], line: int | None
 ) -> None:
-    assert line_of(FILE.split("[gateways]\n", maxsplit=1)[0], location) == line
+    assert lines_of(FILE).get(location) == line
 
 
 def test_the_line_of_a_dotted_or_inline_value_is_found_too() -> None:
     text = 'a = 1\ngateways.live = { host = "x", port = 4001 }\ngateways.paper.host = "y"\n'
-    assert line_of(text, ("gateways", "live", "port")) == 2
-    assert line_of(text, ("gateways", "paper", "host")) == 3
+    assert lines_of(text)["gateways", "live", "port"] == 2
+    assert lines_of(text)["gateways", "paper", "host"] == 3
+
+
+def test_the_lines_of_a_long_file_are_found_at_once() -> None:
+    tables = "".join(f"[gateways.g{number}]\nhost = 'h'\nport = 1\n" for number in range(3000))
+    began = time.perf_counter()
+    assert lines_of(tables)["gateways", "g2999", "port"] == 9000
+    assert time.perf_counter() - began < 5
+
+
+def test_a_value_that_looks_like_a_table_is_none() -> None:
+    text = 'a = """\n[x]\nb = 1\n"""\nc = [\n[1],\n[2]]\nd = 4\n'
+    assert {at: line for at, line in lines_of(text).items() if len(at) == 1} == {
+        ("a",): 1,
+        ("c",): 5,
+        ("d",): 8,
+    }
 
 
 def test_each_value_knows_its_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +241,30 @@ def test_no_password_of_an_address_is_ever_shown(password: str) -> None:
         assert "hunter2" not in masked(("database_url",), url)
 
 
+@pytest.mark.parametrize("url", ["postgres:hunter2", "mysql://hunter2", "hunter2@h", "hunter2"])
+def test_an_address_that_is_refused_is_not_shown_at_all(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    [only] = refused()
+    assert only.startswith("database_url: must begin with postgresql://")
+    assert only.endswith("(in DATABASE_URL)")
+    assert "hunter2" not in only
+
+
 def test_a_setting_that_is_a_secret_by_its_name_is_never_shown() -> None:
     assert masked(("console", "password"), "p") == "***"
     assert masked(("token_file",), "/run/token") == "/run/token"
+
+
+def test_every_variable_that_the_code_names_is_known() -> None:
+    root = Path(config.__file__).parents[1]
+    places = [*root.glob("broker/**/*.py"), *root.glob("clients/python/ibgateway/client/*.py")]
+    named = {
+        name
+        for path in places
+        for name in re.findall(r"GATEWAY_BROKER_[A-Z0-9_]+[A-Z0-9]", path.read_text())
+    }
+    known = {config.PREFIX + field.upper() for field in config.Settings.model_fields}
+    known |= config.NO_SETTINGS
+    assert named - known == set(), "neither a setting nor one of config.NO_SETTINGS"
