@@ -270,26 +270,29 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         if not self.gateways:
             self.gateways[DEFAULT_GATEWAY] = GatewayConfig()
+        wrong: list[str] = []
         addresses: dict[tuple[str, int], str] = {}
         for name, gateway in self.gateways.items():
             if not GATEWAY_NAME.fullmatch(name):
-                raise ValueError(
+                wrong.append(
                     f"gateways.{name}: a name is lower-case letters, digits and dashes, 63 at most"
                 )
             address = (_canonical_host(gateway.host), gateway.port)
             if address in addresses:
-                raise ValueError(
+                wrong.append(
                     f"gateways.{name}: is the same Gateway as gateways.{addresses[address]} "
                     f"({gateway.host}:{gateway.port}); two names would fight over its client ids"
                 )
             addresses[address] = name
         host = self.grpc_listen.rpartition(":")[0]
         if _canonical_host(host) != _LOOPBACK and not self.insecure_no_auth:
-            raise ValueError(
+            wrong.append(
                 f"grpc_listen: {self.grpc_listen} is beyond loopback, where anybody who connects "
                 "could trade; this broker cannot tell callers apart yet. Listen on 127.0.0.1, "
                 "or set insecure_no_auth if the network itself keeps strangers out"
             )
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
 

@@ -31,7 +31,10 @@ _SECRET: Final = re.compile(r"(^|_)(password|passphrase|passwd|secret|token|cred
 _ADDRESS: Final = re.compile(r"(^|_)(url|uri|dsn)$")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
-_LED_BY_FIELD: Final = re.compile(r"([a-z][\w.-]*): (.*)", re.DOTALL)
+_LINKED: Final = (
+    "; Kubernetes sets this variable for a Service of that name: set it in the pod yourself, or "
+    "say enableServiceLinks: false"
+)
 
 
 class Kind(enum.StrEnum):
@@ -160,23 +163,26 @@ def problems(
     for item in error.errors():
         location: Location = item["loc"]
         text = item["msg"].removeprefix("Value error, ")
-        value: object = item["input"]
-        if item["type"] == "extra_forbidden":
-            text, value = _stray(model, location), None
-        elif not location and (led := _LED_BY_FIELD.fullmatch(text)):
-            location, text, value = tuple(led[1].split(".")), led[2], None
-        origin = origins.around(location)
-        if isinstance(value, str) and _LINK_VALUE.match(value) and text.startswith("Input should"):
-            text += (
-                "; Kubernetes sets this variable for a Service of that name: set it in the pod "
-                "yourself, or say enableServiceLinks: false"
-            )
-        yield SettingProblem(
-            field=".".join(str(part) for part in location) or "configuration",
-            text=text,
-            got=_shown(location, value),
-            source="" if origin is DEFAULT else str(origin),
-        )
+        if not location:
+            # A rule over several settings: a line for each breach, led by its field.
+            for line in text.splitlines():
+                field, _, rest = line.partition(": ")
+                at = tuple(field.split("."))
+                led = at[0] in model.model_fields
+                yield _problem(origins, at if led else ("configuration",), rest if led else line)
+        elif item["type"] == "extra_forbidden":
+            yield _problem(origins, location, _stray(model, location))
+        else:
+            value = item["input"]
+            if isinstance(value, str) and _LINK_VALUE.match(value):
+                text += _LINKED
+            yield _problem(origins, location, text, _shown(location, value))
+
+
+def _problem(origins: Origins, location: Location, text: str, got: str = "") -> SettingProblem:
+    origin = origins.around(location)
+    field = ".".join(str(part) for part in location)
+    return SettingProblem(field, text, got, "" if origin is DEFAULT else str(origin))
 
 
 def _stray(model: type[BaseModel], location: Location) -> str:

@@ -31,11 +31,13 @@ class Finding:
         status: how it ended.
         text: what was seen.
         advice: what to do about it, and who must; empty if nothing.
+        ends: whether there is nothing to be seen for the checks that need this one.
     """
 
     status: Status
     text: str
     advice: str = ""
+    ends: bool = False
 
 
 def ok(text: str) -> Finding:
@@ -65,7 +67,8 @@ class Check(Generic[CaseT]):
     Args:
         name: as people read it; unique.
         run: looks, and notes in the case what later checks need; it may be cancelled.
-        needs: checks that must have ended, neither wrong nor skipped; else it is skipped.
+        needs: checks that must have ended, neither wrong nor skipped, and leave something to be
+            seen; else it is skipped.
         after: checks that must have ended.
     """
 
@@ -83,7 +86,7 @@ class Result:
         name: which.
         finding: what it has found.
         seconds: how long it took.
-        because: the check that it needs and that is wrong, if it was skipped for that.
+        because: the check that it needs and that it was skipped for.
     """
 
     name: str
@@ -116,7 +119,7 @@ async def examine(
     results = []
     async with asyncio.TaskGroup() as group:
         for check in checks:
-            before = {name: tasks[name] for name in (*check.needs, *check.after) if name in tasks}
+            before = {name: tasks[name] for name in (*check.needs, *check.after)}
             tasks[check.name] = group.create_task(
                 _run(check, case, before, end=end, timeout=timeout, waits=waits),
                 name=f"check {check.name}",
@@ -141,27 +144,32 @@ async def _run(
         await asyncio.wait({task})
     loop = asyncio.get_running_loop()
     for name in check.needs:
-        if name in before and before[name].result().finding.status in _UNMET:
-            because = before[name].result().because or name
+        met = before[name].result()
+        if met.finding.ends or met.finding.status in _UNMET:
+            because = met.because or name
             return Result(check.name, skipped(f"not looked at, because of {because}"), 0.0, because)
     began = loop.time()
     timer = loop.call_later(PATIENCE, waits, check.name)
     try:
-        async with asyncio.timeout_at(end):
+        async with asyncio.timeout_at(end) as bound:
             finding = await check.run(case)
-    except TimeoutError:
-        finding = wrong(
-            f"not known: it took longer than all checks may, {timeout:g} s",
-            "Try again with a longer --deadline; what takes so long hangs, or its network does.",
-        )
     except Exception as error:  # noqa: BLE001 - one check must not end the others
-        finding = wrong(
-            f"not known: the check itself failed: {type(error).__name__}: {error}",
-            "This is a bug of gateway-broker: report it, with this line.",
-        )
+        finding = _not_known(error, timeout if bound.expired() else None)
     finally:
         timer.cancel()
     return Result(check.name, finding, loop.time() - began)
+
+
+def _not_known(error: Exception, timeout: float | None) -> Finding:
+    if timeout is not None:
+        return wrong(
+            f"not known: it took longer than all checks may, {timeout:g} s",
+            "Try again with a longer --deadline; what takes so long hangs, or its network does.",
+        )
+    return wrong(
+        f"not known: the check itself failed: {type(error).__name__}: {error}",
+        "This is a bug of gateway-broker: report it, with this line.",
+    )
 
 
 _UNMET: Final = frozenset({Status.WRONG, Status.SKIPPED})

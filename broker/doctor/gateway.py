@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -75,6 +76,11 @@ async def host(case: Case, name: str) -> Finding:
 
 async def connection(case: Case, name: str) -> Finding:
     """One handshake, unless somebody is there who can be asked, or does not want it."""
+    finding = await _connection(case, name)
+    return finding if name in case.visits else replace(finding, ends=True)
+
+
+async def _connection(case: Case, name: str) -> Finding:
     gateway = case.settings.gateways[name]
     if case.broker is not None:
         return _asked(case, name, gateway)
@@ -193,9 +199,7 @@ def _judged(name: str, report: GatewayReport) -> Finding:
 
 async def accounts(case: Case, name: str) -> Finding:
     """Whether the accounts are of the kind that is declared."""
-    visit = case.visits.get(name)
-    if visit is None:
-        return skipped("not looked at: this handshake was not made here")
+    visit = case.visits[name]
     declared = case.settings.gateways[name].kind
     named = quoted(", ".join(visit.accounts))
     failure = account_failure(declared, visit.accounts)
@@ -215,9 +219,7 @@ async def accounts(case: Case, name: str) -> Finding:
 
 async def upstream(case: Case, name: str) -> Finding:
     """What the Gateway said of itself: its way to IB's servers, farms, rights."""
-    visit = case.visits.get(name)
-    if visit is None:
-        return skipped("not looked at: this handshake was not made here")
+    visit = case.visits[name]
     bad = {
         f"{condition.type}{' ' + condition.subject if condition.subject else ''}": notice
         for notice in visit.notices
@@ -242,9 +244,7 @@ async def upstream(case: Case, name: str) -> Finding:
 
 async def clock(case: Case, name: str) -> Finding:
     """Whether the Gateway's clock agrees with ours."""
-    visit = case.visits.get(name)
-    if visit is None:
-        return skipped("not looked at: this handshake was not made here")
+    visit = case.visits[name]
     # The Gateway tells whole seconds; the middle of one is half a second away at most.
     ahead = (visit.probe.server_time - visit.seen_at).total_seconds() + 0.5
     return skew("the Gateway's", ahead, 0.5 + visit.probe.latency)

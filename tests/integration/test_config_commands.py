@@ -132,6 +132,13 @@ async def test_serve_logs_its_doubts_before_it_starts() -> None:
     assert "hunter2" not in said.err
 
 
+async def test_an_option_that_is_refused_is_named() -> None:
+    said = await ask("serve", "--grpc-listen", "nope", GATEWAY_BROKER_GRPC_LISTEN="127.0.0.1:1")
+    assert said.code == 1
+    assert "grpc_listen: must be HOST:PORT" in said.err
+    assert "(got 'nope' in --grpc-listen)" in said.err
+
+
 async def test_serve_refuses_what_check_refuses(file: Path) -> None:
     async with running("serve", **broken(file, "sesion_limit = 3\n")) as process:
         said = await ended(process)

@@ -23,8 +23,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from aiohttp import web
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_status import rpc_status
 from ibgateway.broker.v1 import gateway_service_pb2
 
 from broker.runtime.gateways import PROBE_CLIENT_ID
@@ -483,6 +487,7 @@ async def test_a_running_broker_is_asked_and_nothing_is_dialled(
         "the running broker says: reachable, server version 178, 1 session"
     )
     assert report.rows["database lock"].text.startswith("held by the running broker: ")
+    assert report.rows["gateway default: accounts"].text == f"not looked at, because of {LINK}"
 
 
 async def test_a_running_broker_says_what_is_wrong_with_its_gateway(
@@ -548,6 +553,50 @@ async def test_a_broker_elsewhere_that_holds_the_database_is_named_and_its_gatew
     assert not simulator.journal
 
 
+@asynccontextmanager
+async def grpc_server(*refuses: grpc.GenericRpcHandler) -> AsyncIterator[dict[str, str]]:
+    """A gRPC server that is well, and no more; the environment that listens there."""
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    server.add_generic_rpc_handlers(refuses)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield {"GATEWAY_BROKER_GRPC_LISTEN": f"127.0.0.1:{port}"}
+    finally:
+        await server.stop(None)
+
+
+async def test_a_grpc_server_that_is_no_broker_is_named(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with grpc_server() as there:
+        report = await examined(**settings(database_url, simulator.port) | there)
+    assert report.bad() == {"grpc_listen"}
+    assert "no gateway-broker" in report.rows["grpc_listen"].text
+
+
+async def test_a_broker_that_does_not_tell_us_is_left_alone_with_its_gateways(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async def refuse(_request: object, context: Any) -> None:
+        info = error_details_pb2.ErrorInfo(reason="PERMISSION_DENIED", domain="ibgateway.broker.v1")
+        status = status_pb2.Status(code=7, message="viewers only")
+        status.details.add().Pack(info)
+        await context.abort_with_status(rpc_status.to_status(status))
+
+    refusing = grpc.method_handlers_generic_handler(
+        "ibgateway.broker.v1.GatewayService",
+        {"ListGateways": grpc.unary_unary_rpc_method_handler(refuse)},
+    )
+    async with grpc_server(refusing) as there:
+        report = await examined(**settings(database_url, simulator.port) | there)
+    assert {LINK, "grpc_listen"} & report.bad() == {"grpc_listen"}
+    assert "PERMISSION_DENIED: viewers only" in report.rows["grpc_listen"].text
+    assert report.rows[LINK].status == "skipped"
+    assert not simulator.journal
+
+
 async def test_a_port_that_another_program_has_is_named(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
@@ -557,6 +606,11 @@ async def test_a_port_that_another_program_has_is_named(
     assert (report.code, report.bad()) == (1, {"grpc_listen"})
     assert "no gateway-broker" in report.rows["grpc_listen"].text
     assert f"sport = :{port}" in report.rows["grpc_listen"].advice
+    async with peer(b"") as port:
+        taken = {"GATEWAY_BROKER_GRPC_LISTEN": f"127.0.0.1:{port}"}
+        silent = await examined(**settings(database_url, simulator.port, **taken))
+    assert "no gateway-broker" in silent.rows["grpc_listen"].text
+    assert silent.rows["grpc_listen"].seconds < 5
     nowhere = {
         "GATEWAY_BROKER_GRPC_LISTEN": "192.0.2.1:50051",
         "GATEWAY_BROKER_INSECURE_NO_AUTH": "true",

@@ -169,11 +169,17 @@ def test_a_setting_in_the_wrong_place_is_told_its_own(file: Path, text: str, say
     assert f"in {file}, line" in only
 
 
-def test_what_is_wrong_between_settings_has_a_source_too(file: Path) -> None:
-    file.write_text("[gateways.a]\nhost='localhost'\n[gateways.b]\nhost='::1'\n")
-    [only] = refused()
-    assert only.startswith("gateways.b: is the same Gateway as gateways.a")
-    assert only.endswith(f"(in {file}, line 3)")
+def test_all_that_is_wrong_between_settings_is_told_with_its_source_too(file: Path) -> None:
+    file.write_text(
+        "grpc_listen = '0.0.0.0:1'\n"
+        "[gateways.a]\nhost='localhost'\n[gateways.b]\nhost='::1'\n[gateways.C]\nport=1\n"
+    )
+    same, name, listen = refused()
+    assert same.startswith("gateways.b: is the same Gateway as gateways.a")
+    assert same.endswith(f"(in {file}, line 4)")
+    assert name.endswith(f"(in {file}, line 6)")
+    assert listen.startswith("grpc_listen: 0.0.0.0:1 is beyond loopback")
+    assert listen.endswith(f"(in {file}, line 1)")
 
 
 def test_a_url_and_a_file_of_it_are_not_both_taken(
