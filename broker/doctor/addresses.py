@@ -40,7 +40,7 @@ async def grpc(case: Case) -> Finding:
 async def other(case: Case, name: str) -> Finding:
     """Whether an address beside gRPC's is free, or the running broker's."""
     value = getattr(case.settings, name)
-    if value is None:
+    if not value:
         return ok("not used")
     listen = value if isinstance(value, str) else f"127.0.0.1:{value}"
     trouble = _trouble(listen)

@@ -29,7 +29,7 @@ def checks(settings: Settings) -> list[Check[Case]]:
     """All checks for a configuration, in the order in which they are told."""
     others = [
         Check[Case](name, partial(addresses.other, name=name), after=("grpc_listen",))
-        for name in Settings.model_fields
+        for name in type(settings).model_fields
         if name.endswith(("_listen", "_port")) and name != "grpc_listen"
     ]
     rows: list[Check[Case]] = [*_BROKER, *others, *_DATABASE]

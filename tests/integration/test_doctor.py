@@ -38,6 +38,7 @@ from broker.simulator.journal import End
 from broker.store.embedded import EmbeddedPostgres
 from broker.store.migration import downgrade
 from tests.harness import Client, connected, eventually, serving
+from tests.integration.scripted_peer import ACCOUNTS, ORDER_ID, VERSION, message
 from tests.postgres import execute
 from tests.program import ROOT, ask, environment, free_address
 
@@ -318,6 +319,24 @@ async def test_a_gateway_without_ib_is_a_warning(database_url: str) -> None:
         report = await examined(**settings(database_url, simulator.port))
     assert (report.code, report.bad()) == (0, {"gateway default: upstream"})
     assert "is broken. (2110)" in report.rows["gateway default: upstream"].text
+
+
+async def test_a_gateway_whose_clock_is_wrong_is_a_warning(database_url: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        for answer in (VERSION, ACCOUNTS + ORDER_ID, message(49, 1, int(time.time()) - 3600)):
+            await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+            writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        report = await examined(**settings(database_url, server.sockets[0].getsockname()[1]))
+    assert (report.code, report.bad()) == (0, {"gateway default: clock"})
+    row = report.rows["gateway default: clock"]
+    assert re.search(r"is 3,(599|600|601) s behind this machine's", row.text)
+    assert "run NTP" in row.advice
 
 
 async def test_in_its_maintenance_window_a_dead_gateway_is_a_warning(database_url: str) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import socket
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from broker.config import read_configuration
+from broker.config import Configuration, Settings, read_configuration
+from broker.doctor.case import Case, RunningBroker
 from broker.doctor.check import Check, Finding, Result, Status, examine, ok, warning, wrong
 from broker.doctor.database import skew
 from broker.doctor.doubts import Doubt, doubts
 from broker.doctor.table import checks
+from broker.provenance import Origins
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +135,114 @@ def test_every_check_names_only_checks_before_it(monkeypatch: pytest.MonkeyPatch
         assert row.name not in seen
         seen.add(row.name)
     assert "gateway live: connection" in seen
+
+
+class _More(Settings):
+    """As the configuration will be once something else listens, too."""
+
+    http_listen: str = "127.0.0.1:0"
+    metrics_port: int | None = None
+
+
+def case(**values: Any) -> Case:
+    async def ask(address: str) -> RunningBroker | None:
+        return RunningBroker(address, ()) if values.get("running") else None
+
+    settings = _More(**{name: value for name, value in values.items() if name != "running"})
+    configuration = Configuration(settings, Origins(), None, ())
+    return Case(configuration, ask=ask, now=lambda: datetime.now(UTC))
+
+
+async def seen(name: str, **values: Any) -> Finding:
+    """What a check of the table, and those before it, find."""
+    looked_at = case(**values)
+    rows = [row for row in checks(looked_at.settings) if row.name in (name, "grpc_listen")]
+    results = await examine(rows, looked_at, timeout=5, tell=lambda _: None, waits=lambda _: None)
+    return next(result.finding for result in results if result.name == name)
+
+
+async def test_whatever_else_listens_is_looked_at_without_a_word_from_us() -> None:
+    assert (await seen("metrics_port")).text == "not used"
+    assert (await seen("http_listen", http_listen="127.0.0.1:0")).status is Status.OK
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        here = f"127.0.0.1:{port}"
+        for name, value in (("http_listen", here), ("metrics_port", port)):
+            finding = await seen(name, **{name: value})
+            assert finding.status is Status.WRONG
+            assert f"{here} cannot be listened on" in finding.text
+            assert f"sport = :{port}" in finding.advice
+        ours = await seen("http_listen", http_listen=here, grpc_listen=here, running=True)
+        assert ours.text == f"{here} is taken, by the running broker as it seems"
+
+
+async def test_too_few_open_files_are_found_before_they_are_missed() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+    try:
+        few = await seen("open files", session_limit=100)
+        none = await seen("open files", session_limit=1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (few.status, none.status) == (Status.WARNING, Status.WRONG)
+    assert "LimitNOFILE" in none.advice
+    assert "connections will fail" in none.text
+
+
+async def test_a_library_that_breaks_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await seen("python")).status is Status.OK
+    rival = tmp_path / "ib_insync-0.9.86.dist-info"
+    rival.mkdir()
+    (rival / "METADATA").write_text("Metadata-Version: 2.1\nName: ib_insync\nVersion: 0.9.86\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = await seen("python")
+    assert found.status is Status.WRONG
+    assert "pip uninstall ib_insync" in found.advice
+
+
+async def test_a_loop_that_has_no_time_is_told() -> None:
+    async def hog() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            time.sleep(0.4)  # noqa: ASYNC251 - that is the finding
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hog(), name="hog")
+        finding = await seen("event loop")
+    assert finding.status is Status.WARNING
+    assert "too busy" in finding.advice
+
+
+@pytest.fixture
+def open_data_dir(fresh_data_dir: Path) -> Path:
+    fresh_data_dir.chmod(0o777)
+    return fresh_data_dir
+
+
+async def test_a_data_directory_that_others_can_write_to_is_a_warning(open_data_dir: Path) -> None:
+    assert (await seen("data directory", data_dir=open_data_dir / "new")).status is Status.OK
+    found = await seen("data directory", data_dir=open_data_dir)
+    assert found.status is Status.WARNING
+    assert "chmod go-w" in found.advice
+
+
+@pytest.fixture
+def closed_dir(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as somebody else")
+async def test_a_data_directory_that_the_servers_user_cannot_reach_is_wrong(
+    closed_dir: Path,
+) -> None:
+    found = await seen("data directory", data_dir=closed_dir / "data")
+    assert found.status is Status.WRONG
+    assert "cannot pass through" in found.text
 
 
 def doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> dict[str, Doubt]:
