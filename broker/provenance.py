@@ -230,15 +230,15 @@ def masked(location: Location, value: Any) -> Any:
 
 def _masked_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    rest, hash_mark, fragment = rest.partition("#")
-    rest, question, query = rest.partition("?")
+    place, mark, query = rest.partition("#" if "#" in rest.partition("?")[0] else "?")
+    if "@" in query or mark == "#":
+        # A password that should have been escaped, perhaps: what ends where is anybody's guess.
+        return f"{scheme}://{MASK}"
     # All up to the last @: a password may hold a slash that should have been escaped.
-    credentials, at, place = rest.rpartition("@")
+    credentials, at, place = place.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    shown = f"{user}{colon}{MASK if colon else ''}{at}{place}"
     pairs = "&".join(_masked_pair(pair) for pair in query.split("&"))
-    # A fragment has no meaning here; what looks like one may be the rest of a password.
-    return f"{scheme}://{shown}{question}{pairs}{hash_mark}{MASK if fragment else ''}"
+    return f"{scheme}://{user}{colon}{MASK if colon else ''}{at}{place}{mark}{pairs}"
 
 
 def _masked_pair(pair: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +17,11 @@ from broker.errors import SettingProblem
 from broker.provenance import Kind, Layer, Location, nearest
 
 _SERVICE_LINK: Final = re.compile(
-    r"(SERVICE_(HOST|PORT(_\w+)?)|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-"""What Kubernetes puts behind the name of each Service, into every container."""
+_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
+"""What Kubernetes puts into every container: names that begin as each Service is called, and
+``NAME_PORT``, which is known by its value."""
 
 
 def options(values: Mapping[str, Any]) -> Layer:
@@ -95,7 +97,7 @@ def secrets(
 
 
 def strays(
-    environ: Iterable[str],
+    environ: Mapping[str, str],
     known: Sequence[str],
     prefixes: Sequence[str],
     is_table: Callable[[str], bool],
@@ -106,7 +108,7 @@ def strays(
     Those whose name is nearly one of ours are not among them, but ``wrong``.
 
     Args:
-        environ: the names of all variables.
+        environ: all variables.
         known: ours.
         prefixes: how ours begin.
         is_table: whether a variable, in capitals, is one of a table: the model reads those.
@@ -117,7 +119,7 @@ def strays(
         prefix = next((own for own in prefixes if upper.startswith(own)), None)
         if prefix is None or upper in known or is_table(upper):
             continue
-        if _SERVICE_LINK.fullmatch(upper.removeprefix(prefix)):
+        if _SERVICE_LINK.fullmatch(upper.removeprefix(prefix)) or _LINK_VALUE.match(environ[name]):
             continue
         names = [own.removeprefix(prefix) for own in known if own.startswith(prefix)]
         meant = nearest(upper.removeprefix(prefix), names)

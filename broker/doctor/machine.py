@@ -14,6 +14,7 @@ from typing import Final
 
 from broker.doctor.case import Case
 from broker.doctor.check import Finding, Status, ok, warning, wrong
+from broker.errors import StartupError
 from broker.store.binaries import reachable
 from broker.store.embedded import has_cluster, running_url, unprivileged_user
 
@@ -126,9 +127,10 @@ def _place(path: Path, existing: Path) -> Finding | None:
             f"Give it to the broker's user: install -d -o USER -m 700 {path}; or set "
             "GATEWAY_BROKER_DATA_DIR to another directory.",
         )
-    if os.geteuid() == 0 and not reachable(existing, unprivileged_user()):
+    if os.geteuid() == 0 and not _servers_user_reaches(existing):
         return wrong(
-            f"PostgreSQL does not run as root, and its user cannot pass through {existing}",
+            f"PostgreSQL does not run as root, and no user 'postgres' or 'nobody' can pass "
+            f"through {existing}",
             "Set GATEWAY_BROKER_DATA_DIR to a directory that others can pass through, such as "
             "/var/lib/gateway-broker, or run the broker as an ordinary user.",
         )
@@ -138,6 +140,13 @@ def _place(path: Path, existing: Path) -> Finding | None:
             f"Whoever can, can replace the record. Run: chmod go-w {path}",
         )
     return None
+
+
+def _servers_user_reaches(path: Path) -> bool:
+    try:
+        return reachable(path, unprivileged_user())
+    except StartupError:  # there is no such user
+        return False
 
 
 def _room(path: Path, existing: Path, *, old: bool) -> Finding:

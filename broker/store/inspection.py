@@ -141,8 +141,10 @@ async def _look(connection: Connection, gateways: Sequence[str]) -> Inspection:
             holder = Holder(row["holder"], row["held_since"], row["epoch"], row["pid"])
     if state["has_gateways"]:
         for name in gateways:
-            for drain in await connection.fetch(QUERIES["get_drain"], name):
-                drains[name] = Drain(*drain.values())
+            for found in await connection.fetch(QUERIES["get_drain"], name):
+                drains[name] = Drain(
+                    found["drain_actor"], found["drain_reason"], found["drain_time"]
+                )
     return Inspection(
         server_version=f"{version.major}.{version.minor}",
         server_major=version.major,

@@ -199,7 +199,8 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     for name in (
         *("GATEWAY_BROKER_SERVICE_HOST", "GATEWAY_BROKER_SERVICE_PORT_GRPC"),
         *("GATEWAY_BROKER_PORT", "GATEWAY_BROKER_PORT_50051_TCP_ADDR"),
-        "IB_GATEWAY_SERVICE_PORT",
+        *("IB_GATEWAY_SERVICE_PORT", "GATEWAY_BROKER_METRICS_SERVICE_HOST"),
+        "GATEWAY_BROKER_METRICS_PORT",
     ):
         monkeypatch.setenv(name, "tcp://10.0.0.1:50051")
     monkeypatch.setenv("GATEWAY_BROKER_IMAGE", "x")
@@ -230,6 +231,9 @@ def test_a_port_that_kubernetes_has_set_says_so(monkeypatch: pytest.MonkeyPatch)
         ("postgresql:///db?host=/run&password=p", "postgresql:///db?host=/run&password=***"),
         ("postgresql://h/db?pass%77ord=p&sslmode=require", "postgresql://h/db?pass%77ord=***&sslmode=require"),
         ("postgresql://u:p/q@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:p?q@h/db", "postgresql://***"),
+        ("postgresql://u:p#q@h/db", "postgresql://***"),
+        ("postgresql://h/db?password=p@q", "postgresql://***"),
         ("https://h/x?api_key=p&sig=q&a=1", "https://h/x?api_key=***&sig=***&a=1"),
         ("not a url", "not a url"),
     ],
@@ -241,8 +245,6 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
 @pytest.mark.requirement("AC-015")
 @given(st.text(string.printable, min_size=6, max_size=20).map(lambda text: f"hunter2{text}"))
 def test_no_password_of_an_address_is_ever_shown(password: str) -> None:
-    for part in ("?", "&", "#"):
-        password = password.replace(part, "")
     for url in (f"postgresql://u:{password}@h/db", f"postgresql://h/db?password={password}"):
         assert "hunter2" not in masked(("database_url",), url)
 
