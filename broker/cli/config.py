@@ -31,7 +31,7 @@ class ShowFormat(enum.StrEnum):
     JSON = "json"
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker config show --output toml")
 def show(
     *,
     form: Annotated[
@@ -41,9 +41,7 @@ def show(
 ) -> None:
     """Show every setting: its value, and which variable, line of the file, or default it is from.
 
-    Passwords are masked, in addresses too. As TOML it is a configuration file:
-
-    gateway-broker config show --output toml > gateway-broker.toml
+    Passwords are masked, in addresses too. As TOML it is a configuration file.
     """
     configuration = read_configuration()
     rows = list(_rows(configuration))
@@ -69,16 +67,13 @@ def show(
             typer.echo("\n".join(_toml(rows)))
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker config check --output json")
 def check(*, form: FormatOption = Format.TABLE) -> None:
     """Say all that is wrong with the configuration, and what is probably not meant.
 
-    It reads what `serve` would read, and starts nothing:
-
-    GATEWAY_BROKER_CONFIG=/etc/gateway-broker.toml gateway-broker config check
-
-    Exit codes: 0 accepted (there may be warnings), 1 refused. Whether database and Gateways answer,
-    `gateway-broker doctor` says.
+    It reads what `serve` would read, the environment and the file that GATEWAY_BROKER_CONFIG names,
+    and starts nothing. Exit codes: 0 accepted (there may be warnings), 1 refused. Whether database
+    and Gateways answer, `gateway-broker doctor` says.
     """
     from broker.doctor.doubts import doubts
 

@@ -44,11 +44,8 @@ def doctor(
     """Find out what is wrong with this configuration and everything that it names.
 
     It looks at the configuration, the machine, the addresses to listen on, the database and each
-    Gateway, and says of what is wrong what to do about it:
-
-    gateway-broker doctor
-
-    GATEWAY_BROKER_CONFIG=/etc/gateway-broker.toml gateway-broker doctor --output json
+    Gateway, and says of what is wrong what to do about it. Run it with the environment, and as the
+    user, of the broker.
 
     It changes nothing. Each Gateway is dialled once, with a whole handshake, for about a tenth of
     a second. If a broker runs on this configuration already, that one is asked instead, and if

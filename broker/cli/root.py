@@ -62,7 +62,9 @@ app.add_typer(sessions.app, name="sessions", rich_help_panel="Use")
 app.add_typer(gateways.app, name="gateways", rich_help_panel="Use")
 app.command(rich_help_panel="Use")(health.health)
 app.add_typer(config.app, name="config", rich_help_panel="Look")
-app.command(rich_help_panel="Look")(doctor.doctor)
+app.command(rich_help_panel="Look", epilog="Example: gateway-broker doctor --deadline 10")(
+    doctor.doctor
+)
 app.command(rich_help_panel="Database")(database.migrate)
 app.add_typer(database.db, name="db", rich_help_panel="Database")
 

@@ -40,12 +40,12 @@ async def grpc(case: Case) -> Finding:
 async def other(case: Case, name: str) -> Finding:
     """Whether an address beside gRPC's is free, or the running broker's."""
     value = getattr(case.settings, name)
-    if not value:
+    if value is None or value == "":
         return ok("not used")
     listen = value if isinstance(value, str) else f"127.0.0.1:{value}"
     trouble = _trouble(listen)
     if trouble is None:
-        return ok(f"{listen} is free")
+        return ok(f"{listen} is free" if not listen.endswith(":0") else "any that is free")
     if trouble.errno == errno.EADDRINUSE and case.broker is not None:
         return ok(f"{listen} is taken, by the running broker as it seems")
     return _refused(name, listen, trouble)
