@@ -2,9 +2,9 @@
 
 Values come, strongest first, from the environment, from the TOML file that
 ``GATEWAY_BROKER_CONFIG`` names, and from the defaults here. Every setting has the
-environment name ``GATEWAY_BROKER_<FIELD>``; six have the plain names that other
-tools use too (``IB_GATEWAY_HOST``, ``IB_GATEWAY_PORT``, ``IB_GATEWAY_KIND``,
-``DATABASE_URL``, ``LOG_LEVEL``, ``PROMETHEUS_PORT``). Unknown names in the file are refused.
+environment name ``GATEWAY_BROKER_<FIELD>``; some have the plain names that other
+tools use too (``PLAIN_NAMES``). Unknown names in the file are refused, and variables whose
+name is nearly that of a setting. ``broker.provenance`` knows where a value came from.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -31,21 +30,37 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
-from broker.errors import StartupError
+from broker import sources
+from broker.errors import ConfigurationError, SettingProblem
 from broker.gateway.base import GatewayKind
 from broker.gateway.endpoint import GatewaySettings
 from broker.gateway.maintenance import Calendar
+from broker.provenance import Kind, Layer, Location, Origins, fields_at, problems
 from broker.session.backoff import Backoff
 from broker.session.budgets import Budgets
 from broker.session.client_ids import HIGHEST, LOWEST, Pool
 
 DEFAULT_GATEWAY: Final = "default"
+PREFIX: Final = "GATEWAY_BROKER_"
+PLAIN_NAMES: Final[Mapping[str, Location]] = {
+    "DATABASE_URL": ("database_url",),
+    "LOG_LEVEL": ("log_level",),
+    "PROMETHEUS_PORT": ("prometheus_port",),
+    "IB_GATEWAY_HOST": ("gateways", DEFAULT_GATEWAY, "host"),
+    "IB_GATEWAY_PORT": ("gateways", DEFAULT_GATEWAY, "port"),
+    "IB_GATEWAY_KIND": ("gateways", DEFAULT_GATEWAY, "kind"),
+}
+"""The settings that other tools share with us, under the names that they have there."""
+_CALLER_FILES: Final = tuple(f"{PREFIX}{name}" for name in ("TLS_CA", "TOKEN_FILE", "CERT", "KEY"))
+NO_SETTINGS: Final = frozenset({f"{PREFIX}CONFIG", f"{PREFIX}ADDRESS", *_CALLER_FILES})
+"""Our variables that are read for something else than a setting."""
+FROM_FILES: Final = ("DATABASE_URL",)
+"""Variables whose value may be in a file, which the variable with _FILE at its end names."""
+_OURS: Final = (PREFIX, "IB_GATEWAY_")
 GATEWAY_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _LOOPBACK: Final = "loopback"
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -202,8 +217,9 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GATEWAY_BROKER_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -288,39 +304,35 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What a command says first, then the environment, then the file."""
-        assert isinstance(env_settings, EnvSettingsSource)
-        file = env_settings.env_vars.get("gateway_broker_config")
-        return (
-            init_settings,
-            env_settings,
-            InitSettingsSource(settings_cls, _plain_names(os.environ)),
-            InitSettingsSource(settings_cls, _read_file(Path(file)) if file else {}),
-        )
+        """What is given alone: ``read_configuration`` finds, and knows where."""
+        return (init_settings,)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.gateways:
             self.gateways[DEFAULT_GATEWAY] = GatewayConfig()
+        wrong: list[str] = []
         addresses: dict[tuple[str, int], str] = {}
         for name, gateway in self.gateways.items():
             if not GATEWAY_NAME.fullmatch(name):
-                raise ValueError(
+                wrong.append(
                     f"gateways.{name}: a name is lower-case letters, digits and dashes, 63 at most"
                 )
             address = (_canonical_host(gateway.host), gateway.port)
             if address in addresses:
-                raise ValueError(
+                wrong.append(
                     f"gateways.{name}: is the same Gateway as gateways.{addresses[address]} "
                     f"({gateway.host}:{gateway.port}); two names would fight over its client ids"
                 )
             addresses[address] = name
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate, tls_key: one is nothing without the other")
+            wrong.append("tls_certificate, tls_key: one is nothing without the other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_ca: needs tls_certificate and tls_key, too")
+            wrong.append("tls_client_ca: needs tls_certificate and tls_key, too")
         if not is_loopback(self.grpc_listen) and not self.insecure_no_auth:
-            self._require_access()
+            wrong.extend(self._lacks_access())
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
     @property
@@ -334,15 +346,15 @@ class Settings(BaseSettings):
         """Whether callers must say who they are."""
         return self.access_file is not None or self.tls_client_ca is not None
 
-    def _require_access(self) -> None:
-        """Refuse to listen where anybody who connects could trade, or read a token on its way."""
+    def _lacks_access(self) -> Iterator[str]:
+        """Why this may not listen: anybody who connects could trade, or read a token on its way."""
         missing = []
         if self.tls_certificate is None:
             missing.append("tls_certificate and tls_key")
         if not self.knows_callers:
             missing.append("access_file or tls_client_ca")
         if missing:
-            raise ValueError(
+            yield (
                 f"grpc_listen: {self.grpc_listen} is beyond loopback, where callers must be known "
                 f"and what they send must be encrypted; set {', and '.join(missing)} "
                 "(`gateway-broker access init DIR` makes all of them for a trial), listen on "
@@ -350,20 +362,52 @@ class Settings(BaseSettings):
             )
 
 
-class _GivenSettings(Settings):
-    """Settings that are given, not found: neither environment nor file is read."""
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings, and where they were found.
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given alone."""
-        return (init_settings,)
+    Args:
+        settings: the values.
+        origins: where each was said.
+        file: the file that was read; None if there is none.
+        strays: variables that begin as ours do and are nobody's.
+    """
+
+    settings: Settings
+    origins: Origins
+    file: Path | None
+    strays: tuple[str, ...]
+
+
+def read_configuration(**overrides: Any) -> Configuration:
+    """Read the configuration, and keep in mind where each value was said.
+
+    Args:
+        overrides: what a command line says, by field name.
+
+    Raises:
+        ConfigurationError: it is refused; each problem has its field and its source.
+    """
+    wrong: list[SettingProblem] = []
+    strays = list(sources.strays(os.environ, _known_variables(), _OURS, _is_table, wrong))
+    read = sources.secrets(os.environ, FROM_FILES, PLAIN_NAMES, wrong)
+    file = os.environ.get(f"{PREFIX}CONFIG")
+    origins = Origins(
+        [
+            sources.options(overrides),
+            _variables(),
+            sources.plain_names(os.environ, PLAIN_NAMES, read),
+            *sources.file(file, f"{PREFIX}CONFIG", wrong),
+        ]
+    )
+    try:
+        settings = Settings(**origins.merged())
+    except ValidationError as error:
+        wrong.extend(problems(error, Settings, origins))
+        raise ConfigurationError(wrong) from None
+    if wrong:
+        raise ConfigurationError(wrong)
+    return Configuration(settings, origins, Path(file) if file else None, tuple(strays))
 
 
 def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
@@ -374,19 +418,15 @@ def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
         overrides: what a command line says, by field name.
 
     Raises:
-        StartupError: it is refused; the message names each field and what is wrong with it.
+        ConfigurationError: it is refused; the message names each field and what is wrong with it.
     """
+    if found:
+        return read_configuration(**overrides).settings
     try:
-        return Settings(**overrides) if found else _GivenSettings(**overrides)
+        return Settings(**overrides)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or 'configuration'}: "
-            f"{item['msg'].removeprefix('Value error, ')}" + _got(item["loc"], item["input"])
-            for item in error.errors()
-        ]
-        raise StartupError("the configuration is refused:\n" + "\n".join(lines)) from None
-    except SettingsError as error:
-        raise StartupError(f"the configuration is refused: {error}") from None
+        origins = Origins([sources.options(overrides)])
+        raise ConfigurationError(list(problems(error, Settings, origins))) from None
 
 
 def let_processes_fork() -> None:
@@ -413,7 +453,12 @@ def broker_address() -> str:
     address = os.environ.get("GATEWAY_BROKER_ADDRESS")
     if address:
         return address
-    host, _, port = load_settings(insecure_no_auth=True).grpc_listen.rpartition(":")
+    return reached_at(load_settings(insecure_no_auth=True).grpc_listen)
+
+
+def reached_at(listen: str) -> str:
+    """Where a server that listens there is reached from its own machine."""
+    host, _, port = listen.rpartition(":")
     return f"{_REACHED_AT.get(host, host)}:{port}"
 
 
@@ -450,52 +495,42 @@ class CallerFiles:
 
 def caller_files() -> CallerFiles:
     """What the environment says of GATEWAY_BROKER_TLS_CA, _TOKEN_FILE, _CERT and _KEY."""
-    return CallerFiles(
-        *(
-            os.environ.get(f"GATEWAY_BROKER_{name}") or None
-            for name in ("TLS_CA", "TOKEN_FILE", "CERT", "KEY")
-        )
-    )
+    return CallerFiles(*(os.environ.get(name) or None for name in _CALLER_FILES))
 
 
-def _got(location: tuple[int | str, ...], value: object) -> str:
-    """What was given, unless it may hold a password."""
-    if location[:1] == ("database_url",) or not isinstance(value, str | int | float):
-        return ""
-    return f" (got {value!r})"
+class _Variables(EnvSettingsSource):
+    """The variables with our prefix. What is no JSON stays text, which the field then refuses."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        """Read a value that is not one word."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
 
 
-def _plain_names(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that other tools share with us, under the names that they have there."""
-    found: dict[str, Any] = {}
-    for name, field in (
-        ("DATABASE_URL", "database_url"),
-        ("LOG_LEVEL", "log_level"),
-        ("PROMETHEUS_PORT", "prometheus_port"),
-    ):
-        if environ.get(name):
-            found[field] = environ[name]
-    gateway = {
-        field: environ[name]
-        for name, field in (
-            ("IB_GATEWAY_HOST", "host"),
-            ("IB_GATEWAY_PORT", "port"),
-            ("IB_GATEWAY_KIND", "kind"),
-        )
-        if environ.get(name)
-    }
-    if gateway:
-        found["gateways"] = {DEFAULT_GATEWAY: gateway}
-    return found
+def _variables() -> Layer:
+    names = {name.lower(): name for name in os.environ}
+
+    def name(location: Location) -> str:
+        for end in range(len(location), 0, -1):
+            variable = PREFIX + "__".join(str(part) for part in location[:end])
+            if variable.lower() in names:
+                return names[variable.lower()]
+        below = PREFIX + "__".join(str(part) for part in (*location, ""))
+        return ", ".join(names[name] for name in sorted(names) if name.startswith(below.lower()))
+
+    return Layer(Kind.ENVIRONMENT, _Variables(Settings)(), name)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise StartupError(f"GATEWAY_BROKER_CONFIG: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StartupError(f"GATEWAY_BROKER_CONFIG: {path} is not TOML: {error}") from None
+def _known_variables() -> list[str]:
+    settings = [PREFIX + field.upper() for field in Settings.model_fields]
+    return [*settings, *PLAIN_NAMES, *NO_SETTINGS, *(f"{name}_FILE" for name in FROM_FILES)]
+
+
+def _is_table(variable: str) -> bool:
+    field, nested, _ = variable.removeprefix(PREFIX).lower().partition("__")
+    return bool(nested and fields_at(Settings, (field, "NAME")))
 
 
 def _canonical_host(host: str) -> str:

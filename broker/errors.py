@@ -26,7 +26,8 @@ BrokerError
     └── StoreFencedError            another broker has taken the database over
 
 IllegalInputError is not among them: it is a bug of ours. A refused configuration
-or a database that another broker holds end the start, not a request: StartupError.
+(ConfigurationError) or a database that another broker holds end the start, not a request:
+StartupError.
 
 Metrics and logs name the six as the error codes' table does (``error_type``);
 Python's own ConnectionError and TimeoutError are not shadowed.
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 
@@ -94,6 +96,45 @@ class UnusableFileError(StartupError):
     """A file that decides who may come in is not usable; one that was so at the start stays in
     force as it was then.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class SettingProblem:
+    """What is wrong with one setting.
+
+    Args:
+        field: which, as in ``gateways.paper.port``; or the variable that none is.
+        text: what is wrong with it.
+        got: what was given, as it may be shown; empty if it may not, or is not known.
+        source: where it was given: a variable, an option, a file with the line; empty if nowhere.
+    """
+
+    field: str
+    text: str
+    got: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        """On one line."""
+        said = " ".join(
+            part
+            for part in (self.got and f"got {self.got}", self.source and f"in {self.source}")
+            if part
+        )
+        return f"{self.field}: {self.text}" + (f" ({said})" if said else "")
+
+
+class ConfigurationError(StartupError):
+    """The configuration is refused.
+
+    Args:
+        problems: all that is wrong with it, at least one.
+    """
+
+    def __init__(self, problems: Sequence[SettingProblem]) -> None:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"the configuration is refused:\n{lines}")
+        self.problems = tuple(problems)
 
 
 class IllegalInputError(Exception):

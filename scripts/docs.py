@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +14,15 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from broker import config
+from broker.cli.doctor import DEADLINE
+from broker.doctor.table import checks
+from broker.provenance import Location
+from broker.runtime.gateways import PROBE_CLIENT_ID
 from broker.session.machine import TRANSITIONS
 from broker.session.model import SessionState
 from broker.telemetry.metric_table import METRICS, Metric
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PLAIN_NAMES: Final = {
-    "database_url": "DATABASE_URL",
-    "log_level": "LOG_LEVEL",
-    "prometheus_port": "PROMETHEUS_PORT",
-    "gateways.host": "IB_GATEWAY_HOST",
-    "gateways.port": "IB_GATEWAY_PORT",
-    "gateways.kind": "IB_GATEWAY_KIND",
-}
 NOTICE: Final = "<!-- made by `make docs`; change the code that it is made from -->"
 
 
@@ -75,47 +72,111 @@ What happens between 5 and 7: [reconnecting.md](reconnecting.md).
 
 
 def settings() -> str:
-    """Every setting, its name in the environment, its default and what it is for."""
+    """Every setting: its names, type, range, default and what it is for."""
     return f"""# Settings
 {NOTICE}
 
 Values come, strongest first, from the command line, from the environment, and from the TOML
-file that `GATEWAY_BROKER_CONFIG` names. What is refused is named with its field, and the
-broker does not start.
+file that `GATEWAY_BROKER_CONFIG` names. An empty variable says nothing. What is refused is named
+with its field and where it was said (the variable, or the line of the file), all of it at once,
+and the broker does not start. Unknown names in the file are refused, too, with the one that was
+probably meant; a variable that begins as ours do is refused if it is nearly a setting, and warned
+of if it is like none. The field is the key in the file.
+
+```sh
+gateway-broker config check                 # what is wrong, and what is probably not meant
+gateway-broker config show                  # every value, and where it was said
+gateway-broker config show --output toml    # as a file; passwords are masked
+```
+
+Whether database and Gateways answer, [doctor](doctor.md) says.
+
+**Secrets.** A value may be in a file, as container secrets are, and the variable name the file:
+{", ".join(f"`{name}_FILE`" for name in config.FROM_FILES)}. Passwords show nowhere: not in
+`config show`, not in a refusal, not in the log.
 
 ## The broker
 
-{_table(config.Settings, "", skip=("gateways",))}
+{_table(config.Settings, ())}
 
 ## A gateway
 
 A table `[gateways.NAME]` of the file; `[gateways.default]` is what callers get who name
-none. In the environment, `GATEWAY_BROKER_GATEWAYS__NAME__FIELD`.
+none. In the environment, NAME in capitals, such as `GATEWAY_BROKER_GATEWAYS__PAPER__PORT`.
 
-{_table(config.GatewayConfig, "gateways.")}
+{_table(config.GatewayConfig, ("gateways", "NAME"))}
 """
 
 
-def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> str:
-    texts = _field_docstrings(model)
-    lines = ["| field | environment | default | what it is for |", "|---|---|---|---|"]
+def _table(model: type[BaseModel], table: Location) -> str:
+    texts, schemas = _field_docstrings(model), _schemas(model)
+    lines = ["| field | environment | type | default | what it is for |", "|---|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        if name in skip:
+        if name == "gateways":
             continue
-        environment = PLAIN_NAMES.get(prefix + name) or (
-            f"GATEWAY_BROKER_{name.upper()}" if not prefix else ""
-        )
+        text = texts[name]
         lines.append(
-            f"| `{name}` | {f'`{environment}`' if environment else ''} "
-            f"| {_default(field)} | {texts[name]} |"
+            f"| `{name}` | {_variables((*table, name))} | {_type(schemas[name], text)} "
+            f"| {_default(field)} | {text} |"
         )
     return "\n".join(lines)
+
+
+def _variables(location: Location) -> str:
+    default = tuple(config.DEFAULT_GATEWAY if part == "NAME" else part for part in location)
+    plain = [name for name, at in config.PLAIN_NAMES.items() if at == default]
+    names = [*plain, config.PREFIX + "__".join(str(part).upper() for part in location)]
+    return ", ".join(f"`{name}`" for name in (names[:1] if len(location) == 1 else names))
+
+
+def _type(schema: Mapping[str, Any], text: str) -> str:
+    """Type or unit, and range, of a value as its JSON schema has them."""
+    if "enum" in schema:
+        return " ".join(f"`{value}`" for value in schema["enum"])
+    unit = next((unit for unit in ("Seconds", "Days") if text.startswith(unit)), "")
+    name = unit.lower() or _TYPES.get(schema.get("type", ""), "text")
+    if schema.get("format") == "path":
+        name = "path"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above = schema.get("exclusiveMinimum")
+    if low is not None and high is not None:
+        return f"{name}, {low:,} to {high:,}"
+    bounds = (
+        f"{low:,} or more" if low is not None else "",
+        f"more than {above:,}" if above is not None else "",
+        f"at most {high:,}" if high is not None else "",
+    )
+    return ", ".join(part for part in (name, *bounds) if part)
+
+
+_TYPES: Final = {
+    "boolean": "true or false",
+    "integer": "whole number",
+    "number": "number",
+    "array": "list; JSON in the environment",
+}
+
+
+def _schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
+    """The JSON schema of each field, without what stands for its absence."""
+    whole = model.model_json_schema()
+
+    def plain(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "$ref" in schema:
+            found: Mapping[str, Any] = whole["$defs"][schema["$ref"].rpartition("/")[2]]
+            return found
+        choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
+        return plain(choices[0]) if choices else schema
+
+    return {name: plain(schema) for name, schema in whole["properties"].items()}
 
 
 def _default(field: Any) -> str:
     if field.default_factory is not None:
         return "the platform's directory for a user's data; `/var/lib/gateway-broker` for root"
     value = field.default
+    if isinstance(value, float):
+        value = f"{value:g}"
     return "" if value is None else f"`{str(value).lower() if value in (True, False) else value}`"
 
 
@@ -185,7 +246,70 @@ def _buckets() -> str:
     )
 
 
+def doctor() -> str:
+    """The checks, in their order."""
+    example = config.Settings(gateways={"name": config.GatewayConfig()})
+    rows = [("configuration", "Whether it is accepted, and what is probably not meant.")]
+    for check in checks(example):
+        run = check.run.func if isinstance(check.run, functools.partial) else check.run
+        rows.append((check.name.replace("gateway name", "gateway NAME"), inspect.getdoc(run) or ""))
+    table = "\n".join(
+        f"| {name} | {text.replace(chr(10), ' ')} |" for name, text in dict(rows).items()
+    )
+    return f"""# Doctor
+{NOTICE}
+
+```sh
+gateway-broker doctor
+GATEWAY_BROKER_CONFIG=/etc/gateway-broker.toml gateway-broker doctor --output json
+```
+
+It says what is wrong with a configuration and everything that it names, and what to do about it.
+Run it with the environment and as the user of the broker: before the first start, when the broker
+does not start, and when you do not know which of its parts to suspect.
+
+Each check ends as **ok**, **warning** (it works, and may not for long, or not as is meant),
+**wrong** (it does not work) or **skipped** (what it needs is wrong, or it was not to be touched);
+with what was seen, what to do, and the seconds that it took. Exit codes: 0 nothing is wrong,
+1 something is. All of it takes {DEADLINE:g} s at most (`--deadline`), and mostly less than one;
+checks that do not depend on each other run at the same time.
+
+| check | what it looks at |
+|---|---|
+{table}
+
+## What it leaves alone
+
+It changes nothing: it takes no lock, migrates nothing, starts no database.
+
+- **A broker runs already** on the gRPC address of this configuration: it is asked what it knows of
+  its Gateways. Nothing is dialled.
+- **Another broker holds the database**: the row `database lock` names it, and the Gateways, which
+  are probably its own, are not dialled.
+- **Somebody drains a gateway**: it is not dialled, and the row says who, why and since when.
+- **A maintenance window**: the Gateway is dialled; that it fails is a warning.
+- Otherwise each Gateway is dialled once, as the broker does it: a whole handshake with client id
+  {PROBE_CLIENT_ID}, one request for the time, and FIN. A bare TCP connect, as port scanners and
+  simple probes make it, can wedge a Gateway.
+
+## What it cannot know
+
+- **One sight on the wire may have several causes.** An address that is not among the Gateway's
+  Trusted IPs, a tunnel without a Gateway behind it, and a Gateway that starts all look the same:
+  accepted, then closed. The advice names all of them, the likeliest first;
+  [connect-faults.md](connect-faults.md) has each.
+- **A silent port** may be a Gateway that hangs, one whose window shows a dialog, or another
+  program. Look what listens there before anybody restarts anything.
+- **Whether the Gateway's own Read-Only API is ticked** shows only when an order is sent
+  (the condition WRITABLE).
+- **Client id {PROBE_CLIENT_ID} in use** means that the Gateway is there and that somebody else
+  looks at it: another broker, or another doctor. That is a warning.
+- The broker's own PostgreSQL runs with the broker only; without one, the record is not looked into.
+"""
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/doctor.md": doctor,
     "docs/metrics.md": metrics,
     "docs/settings.md": settings,
     "docs/state-machine.md": state_machine,

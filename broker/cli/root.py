@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import access, database, dev, gateways, health, output, serve, sessions, simulate
+from broker.cli import (
+    access,
+    config,
+    database,
+    dev,
+    doctor,
+    gateways,
+    health,
+    output,
+    serve,
+    sessions,
+    simulate,
+)
 from broker.cli.caller import equip
 from broker.cli.client import CallError
 from broker.errors import BrokerError, StartupError
@@ -52,6 +64,10 @@ app.add_typer(sessions.app, name="sessions", rich_help_panel="Use")
 app.add_typer(gateways.app, name="gateways", rich_help_panel="Use")
 app.command(rich_help_panel="Use")(health.health)
 app.add_typer(access.app, name="access", rich_help_panel="Run")
+app.add_typer(config.app, name="config", rich_help_panel="Look")
+app.command(rich_help_panel="Look", epilog="Example: gateway-broker doctor --deadline 10")(
+    doctor.doctor
+)
 app.command(rich_help_panel="Database")(database.migrate)
 app.add_typer(database.db, name="db", rich_help_panel="Database")
 equip(app)

@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from broker.cli.signals import StopSignal
-from broker.config import Settings, load_settings
+from broker.config import Configuration, Settings, read_configuration
 from broker.errors import BrokerError, StartupError
 from broker.telemetry import logs
 
@@ -82,8 +82,10 @@ def serve(
     overrides = {name: value for name, value in given.items() if value is not None}
     if insecure_no_auth:
         overrides["insecure_no_auth"] = True
-    settings = load_settings(**overrides)
+    configuration = read_configuration(**overrides)
+    settings = configuration.settings
     logs.configure(settings.log_level, settings.log_format)
+    _tell_doubts(configuration)
     run(_serve(settings))
 
 
@@ -102,6 +104,17 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         except BrokerError as error:
             logger.critical("broker_failed", extra={"error": str(error)})
             raise
+
+
+def _tell_doubts(configuration: Configuration) -> None:
+    from broker.doctor.doubts import doubts
+
+    for doubt in doubts(configuration):
+        if not doubt.told:
+            logger.warning(
+                "setting_doubted",
+                extra={"field": doubt.field, "text": doubt.text, "advice": doubt.advice},
+            )
 
 
 async def _serve(settings: Settings) -> None:

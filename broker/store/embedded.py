@@ -266,7 +266,7 @@ class _Cluster:
             # A user "postgres" that was added later must not make a cluster unusable.
             user = pwd.getpwuid(self.server.stat().st_uid)
         else:
-            user = _unprivileged_user()
+            user = unprivileged_user()
         if not reachable(self.home, user):
             raise StartupError(
                 f"PostgreSQL does not run as root, and user {user.pw_name!r} cannot pass through "
@@ -423,7 +423,12 @@ class _Cluster:
         return ""
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
+def unprivileged_user() -> pwd.struct_passwd:
+    """Whom the server runs as where the broker is root.
+
+    Raises:
+        StartupError: there is no such user.
+    """
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)

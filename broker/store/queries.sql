@@ -433,3 +433,17 @@ RETURNING store_id, epoch;
 -- name: current_epoch
 -- Whose turn it is, to see on return whether another broker was there meanwhile.
 SELECT epoch FROM broker_store;
+
+-- name: server_state
+-- What a server is like, for whoever looks without taking it over: its clock, whether it takes
+-- writes, from us too, and which of our tables there are.
+SELECT clock_timestamp() AS now,
+    pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only,
+    CASE
+        WHEN to_regclass('broker_store') IS NULL
+        THEN coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
+        ELSE has_table_privilege(to_regclass('broker_store'), 'UPDATE')
+    END AS may_write,
+    current_user AS username,
+    to_regclass('broker_store') IS NOT NULL AS is_ours,
+    to_regclass('gateways') IS NOT NULL AS has_gateways;

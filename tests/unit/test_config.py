@@ -107,13 +107,15 @@ def test_each_bad_window_is_named_and_told_what_is_wrong(
     with pytest.raises(StartupError) as caught:
         load_settings()
     _, first, second = str(caught.value).splitlines()
+    path = tmp_path / "broker.toml"
     assert first == (
         "  gateways.paper.maintenance.0: there is no such preset; the presets are "
-        "ibkr-north-america, ibkr-europe, ibkr-asia (got 'ibkr-mars')"
+        f"ibkr-north-america, ibkr-europe, ibkr-asia (got 'ibkr-mars' in {path}, line 3)"
     )
     assert second == (
         "  gateways.paper.maintenance.2: 'ET' is not a time zone named by place, nor UTC; "
-        "an example is Sat-Thu 23:45-00:45 America/New_York (got '23:45-00:45 ET')"
+        "an example is Sat-Thu 23:45-00:45 America/New_York "
+        f"(got '23:45-00:45 ET' in {path}, line 3)"
     )
 
 
