@@ -1,4 +1,4 @@
-"""Make the pages of docs/ that are made from tables in the code, or check that they are current."""
+"""Make the pages that are made from tables in the code, or check that they are current."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from alerts import alerts
+from architecture import architecture
+from dashboard import dashboard
+from errors import errors
 from pydantic import BaseModel
 
 from broker import config
@@ -131,6 +135,10 @@ def _field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "deploy/grafana/gateway-broker.json": dashboard,
+    "docs/alerts.md": lambda: alerts(NOTICE),
+    "docs/architecture.md": lambda: architecture(NOTICE),
+    "docs/errors.md": lambda: errors(NOTICE),
     "docs/settings.md": settings,
     "docs/state-machine.md": state_machine,
 }
