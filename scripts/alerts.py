@@ -23,10 +23,10 @@ def alerts(notice: str) -> str:
     return f"""# Alerts
 {notice}
 
-[deploy/prometheus/alerts.yaml](../deploy/prometheus/alerts.yaml), for any Prometheus that scrapes the
-broker as job `gateway-broker`. `critical` is for now, whatever the hour; `warning` is for the next
-working hour. Each is played by `alerts.test.yaml`, beside stories that must wake nobody: a nightly
-restart of four minutes, a drain, a farm that flaps.
+[deploy/prometheus/alerts.yaml](../deploy/prometheus/alerts.yaml), for any Prometheus that scrapes
+the broker as job `gateway-broker`. `critical` is for now, whatever the hour; `warning` is for the
+next working hour. Each is played by `alerts.test.yaml`, beside stories that must wake nobody: a
+nightly restart of four minutes, a drain, a farm that flaps.
 
 Outside your trading hours, let Alertmanager mute what concerns Gateways (`mute_time_intervals`);
 leave BrokerDown and DatabaseAway alone.

@@ -120,3 +120,16 @@ def test_generated_pages_are_current() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.requirement("AC-015")
+def test_bandit_finds_nothing() -> None:
+    shipped = ("broker", "clients/python/ibgateway/client", "migrations", "scripts")
+    done = subprocess.run(
+        [sys.executable, "-m", "bandit", "-q", "-c", "pyproject.toml", "-r", *shipped],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

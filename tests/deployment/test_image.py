@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,6 +165,9 @@ async def started(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The installed command as an ordinary user, outside the tree; killed if it still runs."""
     user = ordinary()
+    who: dict[str, Any] = {}
+    if user is not None:
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,
@@ -172,7 +176,7 @@ async def started(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        **({"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}),
+        **who,
     )
     try:
         yield process

@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from broker.config import Settings
+from broker.store.binaries import find_binaries
 from tests.documentation.pages import PAGES, ROOT, Block, blocks
 from tests.postgres import data_directory
 from tests.program import ask, environment, free_address, running, until
 
 BIN = Path(sys.executable).parent
+POSTGRES = find_binaries(Path("/nowhere"), Path("/nowhere"), None).directory
+"""Its own psql and pg_dump: others may be older than the server, and refuse it."""
 TYPED = ("sh", "console")
 EXAMPLES = {
     page: [block for block in blocks(page) if block.language in {*TYPED, "text"}] for page in PAGES
@@ -73,7 +76,7 @@ async def test_what_a_page_says_to_type_works(page: Path, tmp_path: Path) -> Non
                     GATEWAY_BROKER_DATA_DIR=str(broker.home),
                     DATABASE_URL=broker.database_url,
                 ),
-                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "PATH": f"{BIN}:{POSTGRES}:{os.environ['PATH']}",
             },
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -104,7 +107,7 @@ def steps(found: Sequence[Block], broker: Broker) -> Iterator[str]:
         text = here(typed(block), broker)
         yield f"echo '+++ {block.line}'\n"
         if block.mark == "run: background":
-            yield f"( {text} ) >background 2>&1 &\n"
+            yield f"( {text}\n) >background 2>&1 &\n"
             continue
         if block.mark.startswith("wait for: "):
             yield f"wait_for {shlex.quote(block.mark.removeprefix('wait for: '))}\n"

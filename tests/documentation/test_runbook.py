@@ -17,7 +17,7 @@ from tests.documentation.pages import ROOT
 RUNBOOK = (ROOT / "docs" / "runbooks" / "connection-troubleshooting.md").read_text()
 REASONS = [
     name.removeprefix("ERROR_REASON_")
-    for name in error_pb2.ErrorReason
+    for name in error_pb2.ErrorReason.DESCRIPTOR.values_by_name
     if name != "ERROR_REASON_UNSPECIFIED"
 ]
 CONDITIONS = [
