@@ -142,7 +142,7 @@ ROWS: Final[Sequence[Row]] = (
             Panel(
                 "Circuit breaker",
                 "OPEN refuses new sessions; those that exist go on trying.",
-                ((f"ib_gateway_circuit_breaker_state{{{_WHERE}}}", "{{gateway}}"),),
+                ((f"ib_gateway_circuit_breaker_state{{{_AT}}}", "{{gateway}}"),),
                 kind="state-timeline",
                 width=12,
                 values=((0, "CLOSED", "green"), (1, "OPEN", "red"), (2, "HALF_OPEN", "yellow")),
@@ -207,10 +207,10 @@ ROWS: Final[Sequence[Row]] = (
                 "By their outcome.",
                 (
                     (
-                        _rate("ib_gateway_connections_total", by="status"),
+                        _rate("ib_gateway_connections_total", by="status", where=_AT),
                         "{{status}}",
                     ),
-                    (f"sum(ib_gateway_active_connections{{{_WHERE}}})", "active connections"),
+                    (f"sum(ib_gateway_active_connections{{{_AT}}})", "active connections"),
                 ),
             ),
             Panel(
@@ -218,11 +218,11 @@ ROWS: Final[Sequence[Row]] = (
                 "ClientIDInUseError: who else dials? AuthenticationError: a human is needed.",
                 (
                     (
-                        _rate("ib_gateway_connection_errors_total", by="error_type"),
+                        _rate("ib_gateway_connection_errors_total", by="error_type", where=_AT),
                         "{{error_type}}",
                     ),
                     (
-                        _rate("ib_gateway_retry_attempts_total", by="error_type"),
+                        _rate("ib_gateway_retry_attempts_total", by="error_type", where=_AT),
                         "retry after {{error_type}}",
                     ),
                 ),
@@ -231,8 +231,8 @@ ROWS: Final[Sequence[Row]] = (
                 "Time to connect",
                 "Of dials that succeeded.",
                 (
-                    (_quantile(0.5, "ib_gateway_connection_duration_seconds"), "median"),
-                    (_quantile(0.99, "ib_gateway_connection_duration_seconds"), "99 %"),
+                    (_quantile(0.5, "ib_gateway_connection_duration_seconds", _AT), "median"),
+                    (_quantile(0.99, "ib_gateway_connection_duration_seconds", _AT), "99 %"),
                 ),
                 unit="s",
             ),
@@ -240,8 +240,8 @@ ROWS: Final[Sequence[Row]] = (
                 "Heartbeats",
                 "A Gateway that slows down is about to hang.",
                 (
-                    (_quantile(0.5, "ib_gateway_heartbeat_latency_ms"), "median"),
-                    (_quantile(0.95, "ib_gateway_heartbeat_latency_ms"), "95 %"),
+                    (_quantile(0.5, "ib_gateway_heartbeat_latency_ms", _AT), "median"),
+                    (_quantile(0.95, "ib_gateway_heartbeat_latency_ms", _AT), "95 %"),
                 ),
                 unit="ms",
             ),
