@@ -19,15 +19,22 @@ install: $(VENV)/.installed ## make .venv and install everything, locked by hash
 
 # --no-deps: the lock is complete, and pip's resolver would ask the index for newer releases
 # of whatever is required with an extra, and then refuse them for want of a hash.
-$(VENV)/.installed: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
+# What runs comes first: `make dev` needs no more, and does not wait for the tools of development.
+$(VENV)/.runs: requirements/run.txt requirements/build.txt pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not %s; try: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/build.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/run.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable $(STUBS) --editable .
 	$(BIN)/pip check --quiet --disable-pip-version-check
 	@touch $@
 
-dev: install ## run the broker with a simulated Gateway and its own PostgreSQL
+$(VENV)/.installed: requirements/dev.txt $(VENV)/.runs
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip check --quiet --disable-pip-version-check
+	@touch $@
+
+dev: $(VENV)/.runs ## run the broker with a simulated Gateway and its own PostgreSQL
 	@exec $(BIN)/gateway-broker dev
 
 # Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
