@@ -15,12 +15,13 @@ from broker.config import Settings
 from tests.deployment.tools import DEPLOY, ROOT, ask
 
 KUBERNETES = DEPLOY / "kubernetes"
+BASE = KUBERNETES / "base"
 CLOUD_RUN = DEPLOY / "cloud-run" / "connection-service.yaml"
 COMPOSE = DEPLOY / "compose.yaml"
 UNIT = DEPLOY / "systemd" / "gateway-broker.service"
 OF_THE_CLUSTER = sorted(
     path
-    for path in KUBERNETES.glob("*.yaml")
+    for path in BASE.glob("*.yaml")
     if path.name not in {"kustomization.yaml", "service-monitor.yaml"}
 )
 PLAIN_NAMES = {"DATABASE_URL", "IB_GATEWAY_HOST", "IB_GATEWAY_PORT", "IB_GATEWAY_KIND", "LOG_LEVEL"}
@@ -66,22 +67,24 @@ def test_kubernetes_takes_the_manifest(path: Path) -> None:
 
 
 def test_the_kustomization_lists_files_that_exist() -> None:
-    for folder in (KUBERNETES, KUBERNETES / "tls"):
+    for folder in (BASE, KUBERNETES / "tls"):
         listed = load(folder / "kustomization.yaml")
         for name in listed["resources"]:
             assert (folder / name).exists()
+            # A base that holds what is built on it is a cycle to kustomize.
+            assert not folder.is_relative_to((folder / name).resolve())
         for patch in listed.get("patches", ()):
             assert (folder / patch["path"]).exists()
 
 
 def broker_container() -> dict[str, Any]:
-    [container] = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    [container] = load(BASE / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
 
 
 def test_a_cluster_never_runs_two_brokers_on_one_database() -> None:
-    spec = load(KUBERNETES / "deployment.yaml")["spec"]
+    spec = load(BASE / "deployment.yaml")["spec"]
     assert spec["replicas"] == 1
     assert spec["strategy"] == {"type": "Recreate"}
 
@@ -95,7 +98,7 @@ def test_the_cluster_asks_the_broker_and_not_its_gateways(name: str) -> None:
 def test_the_configuration_of_the_cluster_is_one(tmp_path: Path) -> None:
     import tomllib
 
-    settings = tomllib.loads(load(KUBERNETES / "config.yaml")["data"]["broker.toml"])
+    settings = tomllib.loads(load(BASE / "config.yaml")["data"]["broker.toml"])
     assert Settings(**settings).gateways["default"].port == 4004
 
 

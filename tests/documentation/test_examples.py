@@ -132,8 +132,8 @@ def here(text: str, broker: Broker) -> str:
     text = re.sub(r"\.venv/bin/(gateway-broker|python)\b", lambda m: str(BIN / m[1]), text)
     text = text.replace("127.0.0.1:50051", broker.grpc).replace("127.0.0.1:50052", broker.control)
     newest = (
-        "$(gateway-broker sessions list --output json | python -c "
-        "'import json, sys; print(json.load(sys.stdin)[-1][\"session_id\"])')"
+        "$(gateway-broker sessions list --output json | grep --only-matching "
+        '--perl-regexp \'"session_id": "\\K[^"]+\' | tail --lines 1)'
     )
     return text.replace("SESSION_ID", newest)
 
