@@ -89,6 +89,11 @@ def test_a_cluster_never_runs_two_brokers_on_one_database() -> None:
     assert spec["strategy"] == {"type": "Recreate"}
 
 
+def test_the_cluster_sets_no_variables_that_look_like_settings() -> None:
+    # GATEWAY_BROKER_PORT=tcp://10.0.0.1:50051 is what a Service of our name would give.
+    assert load(BASE / "deployment.yaml")["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 @pytest.mark.parametrize("name", ["startupProbe", "livenessProbe", "readinessProbe"])
 def test_the_cluster_asks_the_broker_and_not_its_gateways(name: str) -> None:
     # With the name of a service it would restart a broker that waits for a Gateway.
