@@ -14,6 +14,7 @@ import yaml
 from scripts import dashboard
 from tests.deployment.metric_names import SERIES
 from tests.deployment.tools import DEPLOY, ROOT, ask
+from tests.documentation.pages import anchor
 
 PROMETHEUS = DEPLOY / "prometheus"
 ALERTS: list[dict[str, Any]] = [
@@ -38,11 +39,6 @@ def sections() -> dict[str, str]:
         heading, _, text = part.partition("\n")
         found[anchor(heading)] = text
     return found
-
-
-def anchor(heading: str) -> str:
-    """A heading as an address within the page, as forges make it."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def test_promtool_finds_nothing_in_rules_and_configuration() -> None:

@@ -1,7 +1,7 @@
 """The pages of the documentation: their links, their headings, and the examples in them.
 
 An example is a fenced block of language `sh` (typed) or `console` (typed after `$ `, and seen). A
-comment before it says what is special:
+comment before it says what is special (pages that `make docs` makes are not looked at):
 
     <!-- not run: WHY -->        it cannot be tried here
     <!-- run: background -->     it goes on to the end of the page
@@ -25,6 +25,8 @@ PAGES = sorted(
         *(ROOT / "deploy").rglob("*.md"),
     ]
 )
+MADE = "<!-- made by `make docs`"
+"""What is in pages that the code makes; it answers for their examples."""
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
