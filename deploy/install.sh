@@ -23,7 +23,8 @@ rm -rf "$prefix"
 "$python" -m venv --without-pip "$prefix"
 into() { pip --python "$prefix/bin/python" install --quiet --no-deps --no-compile "$@"; }
 into --only-binary :all: --require-hashes --requirement "$tree/requirements/run.txt"
-into --no-index "$work"/wheels/*.whl
+# By name: a path would be written down, and it is another one each time.
+into --no-index --find-links "$work/wheels" ibgateway-client gateway-broker
 pip --python "$prefix/bin/python" check
 "$prefix/bin/python" -m compileall -q --invalidation-mode unchecked-hash "$prefix/lib" || {
     echo "some files could not be compiled; they are compiled at each start instead" >&2
