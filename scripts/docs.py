@@ -1,4 +1,4 @@
-"""Make the pages of docs/ that are made from tables in the code, or check that they are current."""
+"""Make the pages that are made from tables in the code, or check that they are current."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from alerts import alerts
+from architecture import architecture
+from dashboard import dashboard
+from errors import errors
 from pydantic import BaseModel
 
 from broker import config
@@ -309,6 +313,10 @@ It changes nothing: it takes no lock, migrates nothing, starts no database.
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "deploy/grafana/gateway-broker.json": dashboard,
+    "docs/alerts.md": lambda: alerts(NOTICE),
+    "docs/architecture.md": lambda: architecture(NOTICE),
+    "docs/errors.md": lambda: errors(NOTICE),
     "docs/doctor.md": doctor,
     "docs/metrics.md": metrics,
     "docs/settings.md": settings,

@@ -23,7 +23,7 @@ def generate(target: Path) -> None:
     """Write the stubs of every proto below ``target``."""
     protos = sorted(path.relative_to(ROOT / "proto") for path in (ROOT / "proto").rglob("*.proto"))
     out = {"python": target, "pyi": target, "grpc_python": target, "mypy_grpc": f"quiet:{target}"}
-    subprocess.run(
+    subprocess.run(  # nosec B603 # a locked tool
         [
             TOOLS / "python",
             *("-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}"),

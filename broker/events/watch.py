@@ -26,9 +26,9 @@ _PAGE: Final = 100
 class ResetReason(enum.StrEnum):
     """Why a watcher begins anew."""
 
-    TOKEN_TOO_OLD = "TOKEN_TOO_OLD"  # noqa: S105 - a reason, no secret
-    TOKEN_OF_ANOTHER_STORE = "TOKEN_OF_ANOTHER_STORE"  # noqa: S105
-    TOKEN_AHEAD = "TOKEN_AHEAD"  # noqa: S105
+    TOKEN_TOO_OLD = "TOKEN_TOO_OLD"  # noqa: S105 # nosec B105 # a reason, no secret
+    TOKEN_OF_ANOTHER_STORE = "TOKEN_OF_ANOTHER_STORE"  # noqa: S105 # nosec B105
+    TOKEN_AHEAD = "TOKEN_AHEAD"  # noqa: S105 # nosec B105
     SNAPSHOT_INCOMPLETE = "SNAPSHOT_INCOMPLETE"
     EVENTS_EXPIRED = "EVENTS_EXPIRED"
 

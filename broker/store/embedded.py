@@ -225,7 +225,7 @@ class _Cluster:
             return Path(f"/proc/{pid}/cwd").readlink() == self.data.resolve()
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             ps = ["ps", "-o", "command=", "-p", str(pid)]
-            done = subprocess.run(  # noqa: S603 - a fixed command and a number
+            done = subprocess.run(  # noqa: S603 # nosec B603 # a fixed command and a number
                 ps, capture_output=True, text=True, timeout=5, check=False, env=_ENVIRONMENT
             )
             return str(self.data) in done.stdout
@@ -395,7 +395,7 @@ class _Cluster:
         command: Sequence[str] = (str(self._binaries.directory / name), *arguments)
         user = self._user
         try:
-            done = subprocess.run(  # noqa: S603 - the wheel's own binaries, no shell
+            done = subprocess.run(  # noqa: S603 # nosec B603 # the wheel's own binaries, no shell
                 command,
                 input=stdin,
                 capture_output=True,

@@ -153,3 +153,16 @@ def test_the_log_page_names_every_event_and_no_other() -> None:
     page = (ROOT / "docs" / "logs.md").read_text()
     rows = re.findall(r"^\| (`[a-z_`, ]+) \|", page, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == names
+
+
+@pytest.mark.requirement("AC-015")
+def test_bandit_finds_nothing() -> None:
+    shipped = ("broker", "clients/python/ibgateway/client", "migrations", "scripts")
+    done = subprocess.run(
+        [sys.executable, "-m", "bandit", "-q", "-c", "pyproject.toml", "-r", *shipped],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

@@ -98,7 +98,7 @@ class SessionCalls:
             states=states,
             include_final=include_final,
         ).fields()
-        token = ""
+        token = ""  # nosec B105 # a place in a list
         while True:
             response = await self._connection.call(
                 self._connection.sessions.ListSessions,
@@ -136,7 +136,7 @@ class SessionCalls:
 
         Cancellation is safe.
         """
-        token = ""
+        token = ""  # nosec B105 # a place in a list
         while True:
             response = await self._connection.call(
                 self._connection.sessions.ListSessionEvents,

@@ -225,7 +225,10 @@ _CHANGES: Final[Mapping[str, Callable[[Any], Change]]] = {
 }
 
 
-def event(message: session_event_pb2.SessionEvent, token: str = "") -> SessionEvent:
+def event(
+    message: session_event_pb2.SessionEvent,
+    token: str = "",  # nosec B107 # a place in a stream
+) -> SessionEvent:
     """An entry of a session's log."""
     kind = message.WhichOneof("change")
     return SessionEvent(
