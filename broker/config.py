@@ -324,30 +324,17 @@ def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
         raise StartupError(f"the configuration is refused: {error}") from None
 
 
-def let_processes_fork() -> None:
-    """Tell gRPC, before it is imported, that child processes are no concern of its own.
-
-    The embedded PostgreSQL is started and stopped by some. gRPC would log each, and its handlers
-    have been seen to make one fail between fork and exec.
-    """
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
-
 def dev_data_dir() -> Path:
     """Where ``gateway-broker dev`` keeps its database: apart from that of ``serve``."""
     return Path(os.environ.get("GATEWAY_BROKER_DATA_DIR") or _default_data_dir()) / "dev"
 
 
 def broker_address() -> str:
-    """Where commands find the broker: GATEWAY_BROKER_ADDRESS, else where one with this
-    configuration listens.
+    """Where a broker with this configuration listens.
 
     Raises:
         StartupError: the configuration is refused.
     """
-    address = os.environ.get("GATEWAY_BROKER_ADDRESS")
-    if address:
-        return address
     host, _, port = load_settings(insecure_no_auth=True).grpc_listen.rpartition(":")
     return f"{_REACHED_AT.get(host, host)}:{port}"
 

@@ -22,6 +22,7 @@ from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.telemetry import logs
 
 T = TypeVar("T")
+app = typer.Typer(add_completion=False)
 
 BANNER: Final = """
   gateway-broker is running. Its Gateway is SIMULATED: nothing here reaches a market.
@@ -54,6 +55,7 @@ BANNER: Final = """
 """
 
 
+@app.command(epilog="Example: gateway-broker dev --grpc-listen 127.0.0.1:50061")
 def dev(
     *,
     grpc_listen: Annotated[

@@ -23,7 +23,7 @@ IMPORTERS = {
     "pybreaker": ("gateway/breaker.py",),
     "asyncpg": ("store/postgres.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
-    "grpc_status": ("rpc/boundary.py", "cli/client.py"),
+    "grpc_status": ("rpc/boundary.py",),
     "structlog": ("telemetry/",),
     "alembic": ("store/migration.py",),
     "sqlalchemy": ("store/migration.py",),
@@ -78,7 +78,8 @@ def test_the_session_core_is_pure(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_only_the_configuration_reads_the_environment(path: Path) -> None:
-    if path.relative_to(BROKER).as_posix() == "config.py":
+    # What gRPC finds there is said in a module that a probe can afford to load.
+    if path.relative_to(BROKER).as_posix() in {"config.py", "forking.py"}:
         return
     names = {
         node.attr
