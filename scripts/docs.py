@@ -6,13 +6,16 @@ import argparse
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from pydantic import BaseModel
 
 from broker import config
+from broker.cli import exits
+from broker.cli.root import app
 from broker.session.machine import TRANSITIONS
 from broker.session.model import SessionState
 
@@ -130,7 +133,81 @@ def _field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     return found
 
 
+def cli() -> str:
+    """Every command with its options and an example, and the exit codes."""
+    program: Any = typer.main.get_command(app)
+    codes = "\n".join(f"| {code} | {meaning} | {why} |" for code, meaning, why in exits.rows())
+    return f"""# The command line
+{NOTICE}
+
+`gateway-broker --help` and each command's own `--help` say the same. What to look at when a Gateway
+goes away is in the [README](../README.md#when-the-gateway-goes-away).
+
+- **Where the broker is**: `--broker`, else `GATEWAY_BROKER_ADDRESS`, else where one with this
+  configuration listens.
+- **For programs**: `--output json` writes the messages of [the
+  contract](../proto/ibgateway/broker/v1) as protobuf's JSON mapping has them, with the names of the
+  contract; streams (`sessions watch`, `sessions history`) one message a line. Errors are then an
+  object on a line of standard error: `{{"error": {{"message", "reason", "hint", "retry_after",
+  "violations", "metadata", "correlation_id", "exit_code"}}}}`, without what is not known. Only a
+  command line that is itself wrong is told in text.
+- **A watch** in JSON has two lines that no broker sends: `{{"resume_token", "interrupted"}}`, with
+  the error and `retry_in`, when the broker is gone, and `{{"resume_token", "resumed"}}` when it is
+  back.
+- **Colour**: `--color always` or `never` before the command, and `NO_COLOR`. What is piped is
+  neither coloured nor wrapped; on a narrow terminal a table leaves columns out, and says so.
+- **Completion**: `gateway-broker --install-completion`. Session ids, gateways, owners and labels
+  are asked of the broker, for half a second at most.
+- **Waiting**: on a terminal, whatever takes longer than a second says what it waits for, and since
+  when.
+
+## Exit codes
+
+| code | meaning | reasons of the broker |
+|---|---|---|
+{codes}
+{"".join(_commands(program, None, program.name))}"""
+
+
+def _commands(command: Any, parent: Any, name: str) -> Iterator[str]:
+    """The sections of a command and of those below it."""
+    ctx = command.context_class(command, info_name=name, parent=parent)
+    if parent is None:
+        yield f"\n## {name}\n\n{_options(command, ctx)}"
+    elif not hasattr(command, "commands"):
+        example = command.epilog.removeprefix("Example: ")
+        usage = " ".join(command.collect_usage_pieces(ctx))
+        yield (
+            f"\n## {ctx.command_path.partition(' ')[2]}\n\n{_text(command.help)}\n\n"
+            f"```sh\n{ctx.command_path} {usage}\n{example}\n```\n\n{_options(command, ctx)}"
+        )
+    for below, sub in getattr(command, "commands", {}).items():
+        yield from _commands(sub, ctx, below)
+
+
+def _text(text: str) -> str:
+    """Help as Markdown: what is aligned stays so."""
+    return "\n\n".join(
+        f"```\n{part}\n```" if "   " in part else part for part in text.split("\n\n")
+    )
+
+
+def _options(command: Any, ctx: Any) -> str:
+    rows = [parameter.get_help_record(ctx) for parameter in command.get_params(ctx)]
+    lines = [
+        f"| `{names}` | {text} |"
+        for names, text in ((_cell(names), _cell(text)) for names, text in filter(None, rows))
+        if not names.startswith("--help")
+    ]
+    return "\n".join(["| argument or option | |", "|---|---|", *lines, ""])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/cli.md": cli,
     "docs/settings.md": settings,
     "docs/state-machine.md": state_machine,
 }

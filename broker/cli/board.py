@@ -16,7 +16,7 @@ from rich.text import Text
 
 from broker.cli.client import Filter, Told
 from broker.cli.output import Format, span
-from broker.cli.story import Story, condition, name, state, troubled
+from broker.cli.story import Story, asks_to_subscribe, condition, name, state, troubled
 
 _STATES: Final = (
     session_pb2.SESSION_STATE_FAILED,
@@ -81,7 +81,8 @@ class Board:
         if isinstance(told, Interrupted | Resumed) or not told.WhichOneof("message").startswith(
             "snapshot"
         ):
-            self._events.extend(lines)
+            # Causes and hints stand above, with the sessions.
+            self._events.extend(line for line in lines if not line.plain.startswith(" "))
 
     def _message(self, told: pb.WatchSessionsResponse) -> None:
         match told.WhichOneof("message"):
@@ -157,13 +158,14 @@ class Board:
             for text in self._why(session, hints):
                 wrapped = text.wrap(console, max(width - len(_INDENT), 20))
                 lines.extend(Text.assemble(_INDENT, line) for line in wrapped)
-            more = len(ordered) - place
-            if len(lines) > room - (more > 1):
-                if room > 0:
-                    yield Text(f"… and {more} more", style="dim")
+            left = len(ordered) - place - 1
+            # The last line is for how many there are besides.
+            kept = lines[: max(room - (left > 0), 0)]
+            yield from kept
+            room -= len(kept)
+            if left and room <= 1:
+                yield Text(f"… and {left} more", style="dim")
                 return
-            room -= len(lines)
-            yield from lines
 
     def _cells(self, session: session_pb2.Session) -> list[Text]:
         return [
@@ -201,6 +203,8 @@ class Board:
                 yield Text(failure.hint)
         for fact in troubled(session):
             yield condition(fact)
+            if asks_to_subscribe(fact):
+                yield Text(f"gateway-broker sessions acknowledge {session.session_id}")
 
     def _since(self, time: Timestamp) -> float:
         return self._now.timestamp() - time.ToNanoseconds() / 1e9

@@ -17,6 +17,7 @@ from broker.cli.story import name
 _CONNECTING: Final = session_pb2.SESSION_STATE_CONNECTING
 _CONNECTED: Final = session_pb2.SESSION_STATE_CONNECTED
 _RECONNECTING: Final = session_pb2.SESSION_STATE_RECONNECTING
+_DATA: Final = "DATA_CONTINUOUS"
 _LISTED: Final = 10
 """How many sessions that suffer are named."""
 
@@ -41,15 +42,19 @@ STYLES: Final[Mapping[Status, str]] = {
     Status.UNTRIED: "bold",
 }
 
+_PASSING: Final = "Nobody yet if it is restarting; if it lasts for minutes, whoever runs it."
 _ACTORS: Final[Mapping[str, str]] = {
-    "IB_CONN_001": "Nobody yet if it is restarting; if it lasts for minutes, whoever runs it.",
+    "IB_CONN_001 tcp": _PASSING,
+    "IB_CONN_001 handshake": "An operator, unless it is just starting.",
+    "IB_CONN_001 start_api": _PASSING,
+    "IB_CONN_001 connected": "Nobody yet: a session that lost its link dials by itself.",
     "IB_CONN_002": "Whoever holds the client id, if it is not let go by itself within a minute.",
     "IB_CONN_003": "Whoever can see the Gateway's screen.",
     "IB_CONN_004": "Whoever runs the network between the broker and the Gateway's host.",
     "IB_CONN_005": "A human at the Gateway, or whoever configures the broker.",
     "IB_CONN_006": "Whoever can upgrade the Gateway.",
 }
-"""Who must act; the failure's own hint says what to do."""
+"""Who must act, by code, and phase where that makes a difference; the hint says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +254,12 @@ class _Case:
         failed = self._failed_attempts()
         attempts = f"; {_count(failed, 'attempt')} failed since" if failed else ""
         if session.state == _RECONNECTING:
-            how = self._loss()
+            loss = self._loss()
+            how = f" ({loss.reason}: {loss.message})" if loss is not None else ""
             yield f"{self._at(session.state_time)}: {who} lost its link then{how}{attempts}."
         else:
-            yield f"{self._at(session.create_time)}: {who} is being opened since{attempts}."
+            opened = f"{who} was asked for then, and is not CONNECTED yet"
+            yield f"{self._at(session.create_time)}: {opened}{attempts}."
 
     def _next(self, status: Status) -> Iterator[str]:
         gateway, name_ = self._gateway, self._gateway.gateway_id
@@ -293,9 +300,10 @@ class _Case:
         seats = f"{gateway.sessions_used} of {gateway.session_limit} seats are used"
         match breaker.state:
             case gateway_pb2.CIRCUIT_BREAKER_STATE_OPEN:
+                times = f"{breaker.failures} failure{'s' * (breaker.failures != 1)}"
                 yield (
-                    f"New sessions are refused (CIRCUIT_OPEN) after {breaker.failures} failures in "
-                    f"a row, until a trial at {moment(breaker.half_open_time)}."
+                    f"New sessions are refused (CIRCUIT_OPEN) after {times} in a row, until a "
+                    f"trial at {moment(breaker.half_open_time)}."
                 )
             case gateway_pb2.CIRCUIT_BREAKER_STATE_HALF_OPEN:
                 yield "New sessions are let through one at a time, as trials (circuit HALF_OPEN)."
@@ -312,15 +320,20 @@ class _Case:
         elif gateway.HasField("maintenance_end_time"):
             yield "Nobody before the window ends."
         elif failure is not None:
-            yield _ACTORS.get(failure.reason, "")
-        elif self._impaired:
+            place = f"{failure.reason} {failure.phase}"
+            yield _ACTORS.get(place) or _ACTORS.get(failure.reason, "An operator.")
+        elif any(fact.type != _DATA for item in self._impaired for fact in _false(item)):
             yield "Nobody at the broker: the links live, and what is missing is beyond the Gateway."
-        else:
+        elif not self._impaired:
             yield "Nobody."
         if failure is not None and failure.hint:
             yield _sentence(failure.hint)
+        loss = self._loss()
+        if loss is not None and loss.tws_code and (failure is None or loss.hint != failure.hint):
+            # What the Gateway itself said as it went says more than the silence after it.
+            yield f"It was lost with error {loss.tws_code}: {_sentence(loss.hint)}"
         for session in self._impaired:
-            if any(fact.type == "DATA_CONTINUOUS" for fact in _false(session)):
+            if any(fact.type == _DATA for fact in _false(session)):
                 yield (
                     f"{session.owner} subscribes anew, and says so: gateway-broker sessions "
                     f"acknowledge {session.session_id}."
@@ -340,7 +353,8 @@ class _Case:
         if not suffering:
             yield f"{_count(self._connected, 'session')} CONNECTED; none suffers."
             return
-        yield f"{len(suffering)} of {total} suffer:" if total > 1 else "The only one suffers:"
+        verb = "suffers" if len(suffering) == 1 else "suffer"
+        yield f"{len(suffering)} of {total} {verb}:" if total > 1 else "The only one suffers:"
         ordered = sorted(suffering, key=lambda item: item.state_time.ToNanoseconds())
         yield "; ".join(map(self._sufferer, ordered[:_LISTED])) + (
             f"; and {len(ordered) - _LISTED} more." if len(ordered) > _LISTED else "."
@@ -381,14 +395,13 @@ class _Case:
                     found.append(event)
         return found
 
-    def _loss(self) -> str:
-        """How the link of the session was lost, if that is on record."""
+    def _loss(self) -> error_pb2.ConnectionFailure | None:
+        """How the link of the session that waits for longest was lost, if that is on record."""
         for event in reversed(self._events):
             if event.WhichOneof("change") == "transition":
-                failure = event.session.last_failure
-                said = f", {failure.message}" if failure.reason else ""
-                return f" ({event.transition.reason}{said})"
-        return ""
+                is_loss = event.transition.to == _RECONNECTING
+                return event.session.last_failure if is_loss else None
+        return None
 
     def _at(self, time: Timestamp) -> str:
         return f"{moment(time)} ({span(self._now - _time(time))} ago)"

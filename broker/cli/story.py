@@ -152,7 +152,7 @@ class Story:
                 yield from self._attempt(event, head)
             case "condition":
                 yield Text.assemble(head, condition(event.condition))
-                if _asks_to_subscribe(event.condition):
+                if asks_to_subscribe(event.condition):
                     yield Text(
                         f"{self._indent}Its owner subscribes anew, and says so: "
                         f"gateway-broker sessions acknowledge {event.session_id}"
@@ -247,7 +247,8 @@ def _is_same(one: error_pb2.ConnectionFailure, other: error_pb2.ConnectionFailur
     return (one.reason, one.hint) == (other.reason, other.hint)
 
 
-def _asks_to_subscribe(fact: session_pb2.Condition) -> bool:
+def asks_to_subscribe(fact: session_pb2.Condition) -> bool:
+    """Whether the owner of the session must subscribe anew, and say so."""
     return fact.type == "DATA_CONTINUOUS" and fact.status == session_pb2.CONDITION_STATUS_FALSE
 
 
