@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from broker.cli.client import Filter, Told
-from broker.cli.output import Format, span
+from broker.cli.output import Format, harmless, span
 from broker.cli.story import Story, asks_to_subscribe, condition, name, state, troubled
 
 _STATES: Final = (
@@ -111,13 +111,14 @@ class Board:
                 self._sessions.pop(self._failed.popleft(), None)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        height = options.height or console.height
-        width = options.max_width
+        yield from map(harmless, self._lines(console, options.max_width, options.height))
+
+    def _lines(self, console: Console, width: int, height: int | None) -> Iterator[Text]:
+        height = height or console.height
         events = list(self._events)[-min(_SHOWN, max(height // 3, 1)) :]
-        head = [*self._head()]
-        room = height - len(head) - len(events) - 2
-        yield from (_cut(line, width) for line in head)
-        yield from self._rows(console, width, room)
+        head = [_cut(line, width) for line in self._head()]
+        yield from head
+        yield from self._rows(console, width, height - len(head) - len(events) - 2)
         if events:
             yield Text("LAST EVENTS", style="bold")
             yield from (_cut(line, width) for line in events)

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -87,6 +88,21 @@ def begin() -> None:
     _manner.set(_PLAINLY)
 
 
+def harmless(text: Text) -> Text:
+    """Take out what a terminal would obey: callers choose labels and reasons."""
+    text.plain = _harmless(text.plain)
+    return text
+
+
+def _harmless(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char == "\n" or not unicodedata.category(char).startswith("C") else "\ufffd"
+        for char in text
+    )
+
+
 def console(file: TextIO | None = None) -> Console:
     """What writes to a stream, standard output by default, as wide as that is."""
     from rich.console import Console
@@ -126,9 +142,8 @@ _FOLDED: Final = 24
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
     """Write rows under a heading, as many columns as the terminal has room for."""
     from rich.table import Table
-    from rich.text import Text
 
-    cells = [[value if isinstance(value, Text) else Text(value) for value in row] for row in rows]
+    cells = [[harmless(_text(value)) for value in row] for row in rows]
     out = console()
     shown = _fitting(columns, cells, out.width)
     grid = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
@@ -140,7 +155,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> No
     out.print(grid)
     hidden = [item.name for index, item in enumerate(columns) if index not in shown]
     if hidden:
-        out.print(Text(f"(too narrow for: {', '.join(hidden)})", style="dim"))
+        line(f"(too narrow for: {', '.join(hidden)})")
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
@@ -172,17 +187,23 @@ def fields(pairs: Iterable[tuple[str, str | Text]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         if value:
-            grid.add_row(name, value)
+            grid.add_row(name, harmless(_text(value)))
     console().print(grid)
 
 
 def line(text: str | Text) -> None:
     """Write one line."""
     if isinstance(text, str):
-        typer.echo(text)
+        typer.echo(_harmless(text))
     else:
-        console().print(text, soft_wrap=True)
+        console().print(harmless(text), soft_wrap=True)
     sys.stdout.flush()
+
+
+def _text(value: str | Text) -> Text:
+    from rich.text import Text
+
+    return value if isinstance(value, Text) else Text(value)
 
 
 def moment(time: Timestamp) -> str:
@@ -242,7 +263,7 @@ def error(text: str, code: ExitCode = ExitCode.FAILED) -> None:
     if _manner.get().form is Format.JSON:
         typer.echo(compact({"error": {"message": text, "exit_code": code.value}}), err=True)
     else:
-        typer.echo(f"error: {text}", err=True)
+        typer.echo(f"error: {_harmless(text)}", err=True)
 
 
 def remark(text: str) -> None:
@@ -281,9 +302,9 @@ def complain(failed: BrokerError, code: ExitCode) -> None:
     error(f"{failed.reason}: {failed.message}" if failed.reason else failed.message)
     if isinstance(failed, InvalidArgumentError):
         for name, description in failed.violations:
-            typer.echo(f"  {name}: {description}", err=True)
+            typer.echo(f"  {name}: {_harmless(description)}", err=True)
     if hint(failed):
-        typer.echo(f"hint: {hint(failed)}", err=True)
+        typer.echo(f"hint: {_harmless(hint(failed))}", err=True)
     if failed.retry_after is not None:
         typer.echo(f"retry: in {failed.retry_after:.1f} s", err=True)
     if failed.correlation_id and failed.reason:

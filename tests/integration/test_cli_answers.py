@@ -336,6 +336,23 @@ async def test_what_is_piped_has_no_colour_unless_it_is_asked_for(client: Client
     assert "\x1b[3" not in (await ask("--color", "always", *at, TERM="xterm", NO_COLOR="1")).out
 
 
+HOSTILE = "\x1b[2J\x9b2J\u202eboo"
+
+
+async def test_what_callers_write_is_no_command_to_the_terminal(client: Client) -> None:
+    at = ("--broker", client.running.grpc_address)
+    session = await client.open(client_id=7, labels={"x": HOSTILE})
+    drained = await ask("gateways", "drain", "default", "--reason", HOSTILE, *at)
+    commands = [
+        *(["sessions", "get", session.session_id], ["sessions", "history", session.session_id]),
+        *(["gateways", "get"], ["gateways", "list"], ["gateways", "explain"], ["sessions", "open"]),
+    ]
+    said = [drained, *[await ask(*command, *at) for command in commands]]
+    for one in said:
+        assert not {"\x1b", "\x9b", "\u202e"} & set(one.out + one.err)
+    assert sum("boo" in one.out + one.err for one in said) == len(said)
+
+
 # -- help and completion -------------------------------------------------------------
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
