@@ -80,6 +80,6 @@ GatewayId = Annotated[
 DefaultGatewayId = Annotated[
     str,
     typer.Argument(
-        metavar="[GATEWAY]", autocompletion=complete.gateways, help="The name of the gateway."
+        metavar="GATEWAY", autocompletion=complete.gateways, help="The name of the gateway."
     ),
 ]

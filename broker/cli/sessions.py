@@ -40,7 +40,7 @@ _COLUMNS: Final = (
 SessionIds = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SESSION_ID]...",
+        metavar="SESSION_ID",
         autocompletion=complete.sessions,
         help="Only these.",
         show_default=False,
