@@ -64,7 +64,8 @@ def migrate() -> None:
     The database is that of DATABASE_URL, else the embedded one. Safe to repeat.
     """
     settings = load_settings()
-    before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
+    with output.waiting("waiting for the database"):
+        before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
     if before == after:
         typer.echo(f"the database is at {after} already")
     else:
@@ -260,7 +261,8 @@ async def _expiry(settings: Settings) -> AsyncIterator[Expiry]:
                     "the broker's data directory, or DATABASE_URL"
                 )
             embedded = EmbeddedPostgres(EmbeddedSettings(settings.data_dir))
-            dsn = (await stack.enter_async_context(embedded)).dsn
+            with output.waiting("waiting for the embedded PostgreSQL to start"):
+                dsn = (await stack.enter_async_context(embedded)).dsn
         store = StoreSettings(dsn, timeout=settings.store_timeout)
         await require_schema(store)
         database = await Database.open(store)

@@ -27,6 +27,7 @@ class Status(enum.StrEnum):
 
     UP = "UP"
     IMPAIRED = "IMPAIRED"
+    LOST = "LOST"
     REFUSING = "REFUSING"
     DOWN = "DOWN"
     DRAINED = "DRAINED"
@@ -36,6 +37,7 @@ class Status(enum.StrEnum):
 STYLES: Final[Mapping[Status, str]] = {
     Status.UP: "bold green",
     Status.IMPAIRED: "bold yellow",
+    Status.LOST: "bold red",
     Status.REFUSING: "bold red",
     Status.DOWN: "bold red",
     Status.DRAINED: "bold yellow",
@@ -109,7 +111,7 @@ def kind(gateway: gateway_pb2.Gateway) -> str:
 def explain(
     gateway: gateway_pb2.Gateway,
     sessions: Sequence[session_pb2.Session],
-    events: Sequence[session_event_pb2.SessionEvent],
+    events: Sequence[session_event_pb2.SessionEvent] | None,
     now: datetime,
 ) -> Explanation:
     """Say how it is with a gateway.
@@ -117,7 +119,8 @@ def explain(
     Args:
         gateway: as the broker knows it.
         sessions: those of it that are not final.
-        events: those of the session that `worst` gives; empty if there is none.
+        events: those of the session that `worst` gives, empty if there is none; None if they
+            cannot be read, since the broker's database is away.
         now: the time.
     """
     return _Case(gateway, sessions, events, now).explanation()
@@ -128,12 +131,13 @@ class _Case:
         self,
         gateway: gateway_pb2.Gateway,
         sessions: Sequence[session_pb2.Session],
-        events: Sequence[session_event_pb2.SessionEvent],
+        events: Sequence[session_event_pb2.SessionEvent] | None,
         now: datetime,
     ) -> None:
         self._gateway = gateway
         self._now = now.timestamp()
-        self._events = events
+        self._is_unrecorded = events is None
+        self._events = events or ()
         self._worst = worst(sessions)
         self._waiting = [s for s in sessions if s.state in (_CONNECTING, _RECONNECTING)]
         self._connected = [s for s in sessions if s.state == _CONNECTED]
@@ -172,6 +176,8 @@ class _Case:
             return Status.UNTRIED
         if not gateway.reachable:
             return Status.DOWN
+        if self._is_loss():
+            return Status.IMPAIRED if self._connected else Status.LOST
         if self._failure is not None:
             return Status.REFUSING
         return Status.IMPAIRED if self._impaired else Status.UP
@@ -203,18 +209,20 @@ class _Case:
                 )
             case Status.DOWN:
                 return f"{which} is DOWN: it does not answer."
-            case Status.REFUSING if self._is_lost():
-                return f"{which} has lost its sessions, and was not reached since."
+            case Status.LOST:
+                return f"{which} has LOST the links of all its sessions, and none is back."
             case Status.REFUSING:
                 return f"{which} is REFUSING: it answers, but does not take every session."
+            case Status.IMPAIRED if self._waiting:
+                return f"{which} is UP, but {_count(self._waiting, 'session')} without a link."
             case Status.IMPAIRED:
                 return f"{which} is UP, but not all is well behind it."
         version = f", with server version {gateway.server_version}"
         answered = f"it last answered at {self._at(gateway.reachable_time)}"
         return f"{which} is UP: {answered}{version if gateway.server_version else ''}."
 
-    def _is_lost(self) -> bool:
-        """Whether the trouble is a link that was lost since the last dial."""
+    def _is_loss(self) -> bool:
+        """Whether the trouble is a link that was lost and not dialled since, not a dial."""
         return self._failure is not None and self._failure.phase in {"connected", "heartbeat"}
 
     def _latest_failure(self) -> error_pb2.ConnectionFailure | None:
@@ -307,6 +315,8 @@ class _Case:
                 )
             case gateway_pb2.CIRCUIT_BREAKER_STATE_HALF_OPEN:
                 yield "New sessions are let through one at a time, as trials (circuit HALF_OPEN)."
+            case _ if self._is_unrecorded:
+                yield "New sessions are refused: the broker's database is away (STORE_UNAVAILABLE)."
             case _ if gateway.sessions_used >= gateway.session_limit:
                 yield f"New sessions are refused (SESSION_LIMIT): {seats}."
             case _:

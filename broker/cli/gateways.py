@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
-from ibgateway.broker.v1 import gateway_pb2
+from ibgateway.broker.v1 import gateway_pb2, session_event_pb2, session_pb2
 from rich.text import Text
 
 from broker.cli import explain as explaining
 from broker.cli import output
-from broker.cli.client import Filter, calling
+from broker.cli.client import Broker, BrokerError, Filter, calling
 from broker.cli.options import (
     ActorOption,
     BrokerOption,
@@ -83,8 +83,7 @@ def explain(
     with calling(broker) as client:
         gateway = client.gateway(gateway_id)
         sessions = client.sessions(Filter(gateway_id=gateway.gateway_id)).sessions
-        worst = explaining.worst(sessions)
-        events = list(client.events(worst.session_id)) if worst is not None else []
+        events = _events(client, explaining.worst(sessions))
     found = explaining.explain(gateway, sessions, events, datetime.now(UTC))
     if form is Format.JSON:
         output.document(asdict(found))
@@ -146,6 +145,20 @@ def reset_breaker(
     with calling(broker) as client:
         gateway = client.reset_breaker(gateway_id)
     _show(gateway, form)
+
+
+def _events(
+    client: Broker, session: session_pb2.Session | None
+) -> list[session_event_pb2.SessionEvent] | None:
+    """Those of a session; None if the database, where they are, is away."""
+    if session is None:
+        return []
+    try:
+        return list(client.events(session.session_id))
+    except BrokerError as error:
+        if error.reason != "STORE_UNAVAILABLE":
+            raise
+        return None
 
 
 def _show(gateway: gateway_pb2.Gateway, form: Format) -> None:

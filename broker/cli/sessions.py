@@ -409,10 +409,11 @@ def watch(
     """Show all sessions as they are, and then every change as it happens.
 
     On a terminal: a table that is drawn anew, what is wrong first, with cause and hint, and below
-    it the last events. Piped, or with `--events`: a line or two for each event. With `--output
-    json`: each message on one line, with its resume_token.
+    it the last events. Piped, with `--events` or with `--resume-token`: a line or two for each
+    event. With `--output json`: each message on one line, with its resume_token.
 
-    When the broker goes away it says so, waits for it and goes on where it was. Ctrl-C ends it.
+    When the broker goes away it says so, waits for it and goes on where it was. Only a broker that
+    is away from the start ends it. So does Ctrl-C.
     """
     wanted = _filter(session_ids, gateway, owner, label, state, include_final=include_final)
     with calling(broker) as client:

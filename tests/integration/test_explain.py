@@ -16,6 +16,7 @@ from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.simulator.restart import Restart
 from tests.harness import CONNECTED, CONNECTING, FAILED, RECONNECTING, Client, eventually, serving
+from tests.integration.test_database_away import away
 from tests.program import ask
 
 PATIENT: dict[str, Any] = {
@@ -260,9 +261,27 @@ async def test_a_link_that_was_just_lost_is_not_called_refused(
 
         await eventually(is_lost)
         said = await explained(client)
-    assert "has lost its sessions, and was not reached since." in said
+    assert "has LOST the links of all its sessions, and none is back." in said
     assert "Why IB_CONN_001 in phase connected" in said
     assert re.search(r"It is dialled again at \d{4}-\S+ \S+, in \d+ s", said)
+
+
+async def test_a_link_that_was_lost_does_not_condemn_the_others(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, gateway_changes=PATIENT) as client:
+        session = await client.open(client_id=7)
+        await client.open(client_id=8)
+        simulator.drop(client_id=7)
+
+        async def is_lost() -> bool:
+            return (await client.get(session.session_id)).state == RECONNECTING
+
+        await eventually(is_lost)
+        said = await explained(client)
+    assert "is UP, but 1 session is without a link." in said
+    assert "Who acts Nobody yet: a session that lost its link dials by itself." in said
+    assert f"1 of 2 suffers: {session.session_id[:8]} (client 7, local) is RECONNECTING" in said
 
 
 @pytest.mark.parametrize(
@@ -344,6 +363,26 @@ async def test_in_a_maintenance_window_nobody_must_act(
         said = await explained(client)
     assert "It is in a maintenance window, in which a loss is expected, until " in said
     assert "Who acts Nobody before the window ends." in said
+
+
+async def test_it_is_explained_while_the_database_is_away_too(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    changes = {**PATIENT, "retry_initial_delay": 1.0}
+    async with serving(
+        simulator, database_url, gateway_changes=changes, store_timeout=1.0
+    ) as client:
+        await client.open(client_id=7)
+        await close(client, simulator)
+        async with away(database_url):
+
+            async def is_noticed() -> bool:
+                return "database is away (STORE_UNAVAILABLE)" in await explained(client)
+
+            await eventually(is_noticed, timeout=20)
+            said = await explained(client)
+    assert "is RECONNECTING for" in said
+    assert "Why IB_CONN_001" in said
 
 
 async def test_a_failure_that_is_over_is_told_as_over(
