@@ -40,7 +40,7 @@ BANNER: Final = """
 
     {command} sessions open --client-id 7{broker}
     {command} sessions list{broker}
-    {command} gateways get{broker}
+    {command} gateways explain{broker}
     psql "$({command} db url --dev)" -c 'select * from session_events'
     grpcurl -plaintext {grpc} list
 
