@@ -220,20 +220,19 @@ class Broker:
                     return pb.WatchSessionsResponse(reset=pb.Reset(reason=found.reason))
             return watch.message
 
+        # Its stream ends with the connection: an interruption may come where nobody is left to ask
+        # this generator to end it.
         watch = Watch(self._connection, wanted, resume_token=token)
         began = False
-        try:
-            while True:
-                if began:
-                    told = self._runner.run(item(watch, tick))
-                else:
-                    told = self._run(lambda: item(watch, None), self._waiting)
-                if isinstance(told, Interrupted) and not began:
-                    raise told.error
-                began = began or told is not None
-                yield told
-        finally:
-            self._runner.run(watch.close())
+        while True:
+            if began:
+                told = self._runner.run(item(watch, tick))
+            else:
+                told = self._run(lambda: item(watch, None), self._waiting)
+            if isinstance(told, Interrupted) and not began:
+                raise told.error
+            began = began or told is not None
+            yield told
 
     def gateways(self) -> gateway_service_pb2.ListGatewaysResponse:
         """All gateways."""
