@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.config import let_processes_fork
+from broker.forking import let_processes_fork
 
 
 def main() -> None:

@@ -429,30 +429,17 @@ def load_settings(*, found: bool = True, **overrides: Any) -> Settings:
         raise ConfigurationError(list(problems(error, Settings, origins))) from None
 
 
-def let_processes_fork() -> None:
-    """Tell gRPC, before it is imported, that child processes are no concern of its own.
-
-    The embedded PostgreSQL is started and stopped by some. gRPC would log each, and its handlers
-    have been seen to make one fail between fork and exec.
-    """
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
-
 def dev_data_dir() -> Path:
     """Where ``gateway-broker dev`` keeps its database: apart from that of ``serve``."""
     return Path(os.environ.get("GATEWAY_BROKER_DATA_DIR") or _default_data_dir()) / "dev"
 
 
 def broker_address() -> str:
-    """Where commands find the broker: GATEWAY_BROKER_ADDRESS, else where one with this
-    configuration listens.
+    """Where a broker with this configuration listens.
 
     Raises:
         StartupError: the configuration is refused.
     """
-    address = os.environ.get("GATEWAY_BROKER_ADDRESS")
-    if address:
-        return address
     return reached_at(load_settings(insecure_no_auth=True).grpc_listen)
 
 
@@ -474,28 +461,6 @@ def access_file() -> Path | None:
 def is_loopback(address: str) -> bool:
     """Whether HOST:PORT is on this machine."""
     return _canonical_host(address.rpartition(":")[0]) == _LOOPBACK
-
-
-@dataclass(frozen=True, slots=True)
-class CallerFiles:
-    """What a command shows to a broker, and whom it trusts, as the environment says.
-
-    Args:
-        tls_ca: whose certificates are trusted; ``system`` for those that gRPC knows.
-        token: the file with the token.
-        certificate: the file with the certificate of the caller.
-        key: the file with the key of that.
-    """
-
-    tls_ca: str | None = None
-    token: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-
-
-def caller_files() -> CallerFiles:
-    """What the environment says of GATEWAY_BROKER_TLS_CA, _TOKEN_FILE, _CERT and _KEY."""
-    return CallerFiles(*(os.environ.get(name) or None for name in _CALLER_FILES))
 
 
 class _Variables(EnvSettingsSource):

@@ -7,10 +7,11 @@ import ast
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from alerts import alerts
 from architecture import architecture
 from dashboard import dashboard
@@ -18,7 +19,9 @@ from errors import errors
 from pydantic import BaseModel
 
 from broker import config
+from broker.cli import exits
 from broker.cli.doctor import DEADLINE
+from broker.cli.root import app
 from broker.doctor.table import checks
 from broker.provenance import Location
 from broker.runtime.gateways import PROBE_CLIENT_ID
@@ -312,6 +315,79 @@ It changes nothing: it takes no lock, migrates nothing, starts no database.
 """
 
 
+def cli() -> str:
+    """Every command with its options and an example, and the exit codes."""
+    program: Any = typer.main.get_command(app)
+    codes = "\n".join(f"| {code} | {meaning} | {why} |" for code, meaning, why in exits.rows())
+    return f"""# The command line
+{NOTICE}
+
+`gateway-broker --help` and each command's own `--help` say the same. What to look at when a Gateway
+goes away is in the [README](../README.md#when-the-gateway-goes-away).
+
+- **Where the broker is**: `--broker`, else `GATEWAY_BROKER_ADDRESS`, else where one with this
+  configuration listens.
+- **For programs**: `--output json` writes the messages of [the
+  contract](../proto/ibgateway/broker/v1) as protobuf's JSON mapping has them, with the names of the
+  contract; streams (`sessions watch`, `sessions history`) one message a line. Errors are then an
+  object on a line of standard error: `{{"error": {{"message", "reason", "hint", "retry_after",
+  "violations", "metadata", "correlation_id", "exit_code"}}}}`, without what is not known. Only a
+  command line that is itself wrong is told in text.
+- **A watch** in JSON has two lines that no broker sends: `{{"resume_token", "interrupted"}}`, with
+  the error and `retry_in`, when the broker is gone, and `{{"resume_token", "resumed"}}` when it is
+  back.
+- **Colour**: `--color always` or `never` before the command, and `NO_COLOR`. What is piped is
+  neither coloured nor wrapped; on a narrow terminal a table leaves columns out, and says so.
+- **Completion**: `gateway-broker --install-completion`. Session ids, gateways, owners and labels
+  are asked of the broker, for half a second at most.
+- **Waiting**: on a terminal, whatever takes longer than a second says what it waits for, and since
+  when.
+
+## Exit codes
+
+| code | meaning | reasons of the broker |
+|---|---|---|
+{codes}
+{"".join(_commands(program, None, program.name))}"""
+
+
+def _commands(command: Any, parent: Any, name: str) -> Iterator[str]:
+    """The sections of a command and of those below it."""
+    ctx = command.context_class(command, info_name=name, parent=parent)
+    if parent is None:
+        yield f"\n## {name}\n\n{_options(command, ctx)}"
+    elif not hasattr(command, "commands"):
+        example = command.epilog.removeprefix("Example: ")
+        usage = " ".join(command.collect_usage_pieces(ctx))
+        yield (
+            f"\n## {ctx.command_path.partition(' ')[2]}\n\n{_text(command.help)}\n\n"
+            f"```sh\n{ctx.command_path} {usage}\n{example}\n```\n\n{_options(command, ctx)}"
+        )
+    for below, sub in getattr(command, "commands", {}).items():
+        yield from _commands(sub, ctx, below)
+
+
+def _text(text: str) -> str:
+    """Help as Markdown: what is aligned stays so."""
+    return "\n\n".join(
+        f"```\n{part}\n```" if "   " in part else part for part in text.split("\n\n")
+    )
+
+
+def _options(command: Any, ctx: Any) -> str:
+    rows = [parameter.get_help_record(ctx) for parameter in command.get_params(ctx)]
+    lines = [
+        f"| `{names}` | {text} |"
+        for names, text in ((_cell(names), _cell(text)) for names, text in filter(None, rows))
+        if not names.startswith("--help")
+    ]
+    return "\n".join(["| argument or option | |", "|---|---|", *lines, ""])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "deploy/grafana/gateway-broker.json": dashboard,
     "docs/alerts.md": lambda: alerts(NOTICE),
@@ -319,6 +395,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/errors.md": lambda: errors(NOTICE),
     "docs/doctor.md": doctor,
     "docs/metrics.md": metrics,
+    "docs/cli.md": cli,
     "docs/settings.md": settings,
     "docs/state-machine.md": state_machine,
 }

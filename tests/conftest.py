@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.config import let_processes_fork
+from broker.forking import let_processes_fork
 
 # Before gRPC is imported, as the command line does: a child that its fork handlers disturb fails.
 let_processes_fork()

@@ -10,8 +10,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    asynccontextmanager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -48,6 +54,15 @@ def free_address() -> str:
         with suppress(OSError), socket.socket() as free:
             free.bind(address)
             return "{}:{}".format(*address)
+
+
+@contextmanager
+def deaf_address() -> Iterator[str]:
+    """Where somebody listens who never answers."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        yield "{}:{}".format(*deaf.getsockname())
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:

@@ -14,7 +14,8 @@ from broker.access import roster, tokens
 from broker.access.identity import Identity, Role
 from broker.access.roster import Entry
 from broker.cli import output
-from broker.cli.output import Format, FormatOption
+from broker.cli.options import FormatOption
+from broker.cli.output import Column, Format
 from broker.config import access_file
 from broker.errors import UnusableFileError
 
@@ -27,7 +28,7 @@ token_app = typer.Typer(
 )
 app.add_typer(token_app, name="token")
 
-_COLUMNS: Final = ("NAME", "ROLE", "KEY", "UNTIL")
+_COLUMNS: Final = (Column("NAME"), Column("ROLE"), Column("KEY"), Column("UNTIL"))
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,4})([dh])")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -205,7 +206,7 @@ def list_(*, file: FileOption = None, form: FormatOption = Format.TABLE) -> None
         for entry in entries
     ]
     if form is Format.JSON:
-        names = [column.lower() for column in _COLUMNS]
+        names = [column.name.lower() for column in _COLUMNS]
         output.document([dict(zip(names, row, strict=True)) for row in rows])
     else:
         output.table(_COLUMNS, rows)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from ibgateway.client.connection import is_local
 
 from broker.access.guarded import GuardedFile
-from broker.config import CallerFiles, caller_files, is_loopback
 
 SYSTEM: Final = "system"
 _PANEL: Final = "Broker beyond loopback"
 
 
-def _option(flag: str, text: str) -> Any:
+def _option(flag: str, variable: str, text: str) -> Any:
     option = typer.Option(
-        flag, metavar="FILE", help=text, show_default=False, rich_help_panel=_PANEL
+        flag,
+        metavar="FILE",
+        envvar=variable,
+        help=text,
+        show_default=False,
+        rich_help_panel=_PANEL,
     )
     return Annotated[str | None, option]
 
@@ -29,18 +34,34 @@ def _option(flag: str, text: str) -> Any:
 _OPTIONS: Final[Mapping[str, Any]] = {
     "tls_ca": _option(
         "--tls-ca",
+        "GATEWAY_BROKER_TLS_CA",
         "Reach the broker over TLS, and trust these certificates, in PEM; `system` trusts the "
-        "well-known authorities. Default: GATEWAY_BROKER_TLS_CA, else plain text.",
+        "well-known authorities. Default: plain text.",
     ),
-    "token": _option(
-        "--token-file", "Show the token in this file. Default: GATEWAY_BROKER_TOKEN_FILE."
-    ),
-    "certificate": _option(
-        "--cert", "Show this certificate, in PEM. Default: GATEWAY_BROKER_CERT."
-    ),
-    "key": _option("--key", "The key of that certificate. Default: GATEWAY_BROKER_KEY."),
+    "token": _option("--token-file", "GATEWAY_BROKER_TOKEN_FILE", "Show the token in this file."),
+    "certificate": _option("--cert", "GATEWAY_BROKER_CERT", "Show this certificate, in PEM."),
+    "key": _option("--key", "GATEWAY_BROKER_KEY", "The key of that certificate."),
 }
-_given: ContextVar[CallerFiles | None] = ContextVar("_given", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerFiles:
+    """What a command shows to a broker, and whom it trusts.
+
+    Args:
+        tls_ca: whose certificates are trusted; ``system`` for those that gRPC knows.
+        token: the file with the token.
+        certificate: the file with the certificate of the caller.
+        key: the file with the key of that.
+    """
+
+    tls_ca: str | None = None
+    token: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+_given: ContextVar[CallerFiles] = ContextVar("_given", default=CallerFiles())  # noqa: B039 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +93,13 @@ def caller(address: str) -> Caller:
         typer.BadParameter: the options do not go together, or would show a token to everybody.
         UnusableFileError: a file cannot be read, or others can read it.
     """
-    told, found = _given.get() or CallerFiles(), caller_files()
-    files = replace(
-        found,
-        **{field.name: value for field in fields(told) if (value := getattr(told, field.name))},
-    )
+    files = _given.get()
     is_tls = files.tls_ca is not None
     if (files.certificate is None) != (files.key is None):
         raise typer.BadParameter("one is nothing without the other", param_hint="--cert, --key")
     if files.certificate is not None and not is_tls:
         raise typer.BadParameter("is shown over TLS only: give --tls-ca, too", param_hint="--cert")
-    if files.token is not None and not is_tls and not is_loopback(address):
+    if files.token is not None and not is_tls and not is_local(address):
         raise typer.BadParameter(
             f"a token is shown over TLS only, and to this machine, not to {address} in plain text: "
             "give --tls-ca, too",
@@ -101,6 +118,11 @@ def _read(path: str | None, *, is_secret: bool = False) -> bytes | None:
     return None if path is None else GuardedFile(Path(path), is_secret=is_secret).read()
 
 
+def give(values: Mapping[str, Any]) -> None:
+    """Say what the options of this command are."""
+    _given.set(CallerFiles(**{name: values.get(name) for name in _OPTIONS}))
+
+
 def equip(app: typer.Typer) -> None:
     """Give every command that reaches a broker, one with an option ``broker``, those of a caller.
 
@@ -117,8 +139,8 @@ def equip(app: typer.Typer) -> None:
 def _equipped(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def equipped(**values: Any) -> Any:
-        _given.set(CallerFiles(**{name: values.pop(name) for name in _OPTIONS}))
-        return command(**values)
+        give(values)
+        return command(**{name: value for name, value in values.items() if name not in _OPTIONS})
 
     told = signature(command, eval_str=True)
     more = [

@@ -11,7 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from broker.cli import output
-from broker.cli.output import Format, FormatOption
+from broker.cli.options import FormatOption
+from broker.cli.output import Column, Format
 from broker.config import Configuration, read_configuration
 from broker.errors import ConfigurationError
 from broker.provenance import Location, Origin, masked
@@ -48,7 +49,7 @@ def show(
     match form:
         case ShowFormat.TABLE:
             output.table(
-                ("setting", "value", "from"),
+                (Column("SETTING"), Column("VALUE", folds=True), Column("FROM", optional=True)),
                 [(_dotted(at), _plain(value), str(origin)) for at, value, origin in rows],
             )
         case ShowFormat.JSON:

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from broker.cli import output
-from broker.cli.output import Format, FormatOption
+from broker.cli.options import FormatOption
+from broker.cli.output import Format
 from broker.config import Settings, dev_data_dir, load_settings
 from broker.errors import StartupError
 
 if TYPE_CHECKING:
     from broker.store.expiry import Expiry
 
+migration = typer.Typer(add_completion=False)
 db = typer.Typer(
-    help="Look into the database, and delete from it what is old.", no_args_is_help=True
+    help="Look into the database, and delete from it what is old.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 DAY: Final = 86400.0
@@ -53,20 +57,22 @@ DryRunOption = Annotated[
 ]
 
 
+@migration.command(epilog="Example: gateway-broker migrate")
 def migrate() -> None:
     """Bring the database to the version that this broker needs.
 
     The database is that of DATABASE_URL, else the embedded one. Safe to repeat.
     """
     settings = load_settings()
-    before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
+    with output.waiting("waiting for the database"):
+        before, after = asyncio.run(_migrate(settings.database_url, settings.data_dir))
     if before == after:
         typer.echo(f"the database is at {after} already")
     else:
         typer.echo(f"migrated the database: {before or 'empty'} -> {after}")
 
 
-@db.command()
+@db.command(epilog="Example: gateway-broker db url --dev")
 def url(
     *,
     dev: Annotated[
@@ -80,7 +86,7 @@ def url(
     typer.echo(embedded_url(dev_data_dir()) if dev else configured_url())
 
 
-@db.command()
+@db.command(epilog="Example: gateway-broker db expire --days 30 --dry-run")
 def expire(
     *,
     days: DaysOption = None,
@@ -104,8 +110,6 @@ def expire(
     delete more than it would. What is deleted is gone for good: a watcher that would continue
     there begins anew. Sessions stay; `db cleanup` deletes those that have ended.
 
-    To see first what would go: gateway-broker db expire --days 30 --dry-run
-
     Safe beside a broker, which need not stop, and safe to interrupt and to repeat. The database is
     that of DATABASE_URL, else the embedded one.
     """
@@ -127,7 +131,7 @@ def expire(
         )
 
 
-@db.command()
+@db.command(epilog="Example: gateway-broker db cleanup --days 90 --dry-run")
 def cleanup(
     *, days: DaysOption = None, dry_run: DryRunOption = False, form: FormatOption = Format.TABLE
 ) -> None:
@@ -257,7 +261,8 @@ async def _expiry(settings: Settings) -> AsyncIterator[Expiry]:
                     "the broker's data directory, or DATABASE_URL"
                 )
             embedded = EmbeddedPostgres(EmbeddedSettings(settings.data_dir))
-            dsn = (await stack.enter_async_context(embedded)).dsn
+            with output.waiting("waiting for the embedded PostgreSQL to start"):
+                dsn = (await stack.enter_async_context(embedded)).dsn
         store = StoreSettings(dsn, timeout=settings.store_timeout)
         await require_schema(store)
         database = await Database.open(store)

@@ -22,6 +22,7 @@ from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.telemetry import logs
 
 T = TypeVar("T")
+app = typer.Typer(add_completion=False)
 
 BANNER: Final = """
   gateway-broker is running. Its Gateway is SIMULATED: nothing here reaches a market.
@@ -40,7 +41,7 @@ BANNER: Final = """
 
     {command} sessions open --client-id 7{broker}
     {command} sessions list{broker}
-    {command} gateways get{broker}
+    {command} gateways explain{broker}
     psql "$({command} db url --dev)" -c 'select * from session_events'
     grpcurl {shown} {grpc} list
 
@@ -55,6 +56,7 @@ BANNER: Final = """
 """
 
 
+@app.command(epilog="Example: gateway-broker dev --grpc-listen 127.0.0.1:50061")
 def dev(
     *,
     grpc_listen: Annotated[

@@ -16,8 +16,10 @@ import uvloop
 from rich.text import Text
 
 from broker.cli import output
-from broker.cli.client import CallError, calling
-from broker.cli.output import Format, FormatOption
+from broker.cli.client import BrokerError, calling
+from broker.cli.exits import ExitCode
+from broker.cli.options import BrokerOption, FormatOption
+from broker.cli.output import Format
 
 if TYPE_CHECKING:
     from ibgateway.broker.v1 import gateway_pb2
@@ -33,8 +35,13 @@ _STYLES: Final = {"wrong": "bold red", "warning": "yellow", "ok": "green", "skip
 _INDENT: Final = " " * 17
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Example: gateway-broker doctor --deadline 10")
 def doctor(
     *,
+    broker: BrokerOption = None,
     deadline: Annotated[
         float,
         typer.Option(min=1, max=600, metavar="SECONDS", help="How long all checks may take."),
@@ -54,7 +61,7 @@ def doctor(
     """
     began = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        results = runner.run(_examine(deadline, live=form is Format.TABLE))
+        results = runner.run(_examine(broker, deadline, live=form is Format.TABLE))
     seconds = time.monotonic() - began
     counts = Counter(result.finding.status.value for result in results)
     worst = next(status for status in _STYLES if counts[status])
@@ -70,14 +77,14 @@ def doctor(
         told = ", ".join(f"{counts[status]} {status}" for status in _STYLES if counts[status])
         output.line(f"{told}, in {seconds:.1f} s")
     if worst == "wrong":
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
-async def _examine(deadline: float, *, live: bool) -> list[Result]:
+async def _examine(broker: str | None, deadline: float, *, live: bool) -> list[Result]:
     from broker.doctor.examination import examine_all
 
     return await examine_all(
-        ask=_ask,
+        ask=lambda address: _ask(broker or address),
         now=lambda: datetime.now(UTC),
         timeout=deadline,
         tell=_tell if live else lambda _: None,
@@ -127,13 +134,13 @@ async def _ask(address: str) -> RunningBroker | None:
 def _asked(address: str) -> RunningBroker | None:
     from broker.doctor.case import RunningBroker
 
-    with calling(address) as client:
+    with calling(address, patience=_ASKING) as client:
         try:
-            client.health("", _ASKING)
-            gateways = tuple(_report(gateway) for gateway in client.gateways())
-        except CallError as error:
+            client.health("")
+            gateways = tuple(_report(gateway) for gateway in client.gateways().gateways)
+        except BrokerError as error:
             # One that gives a reason is a broker, whatever it refuses.
-            if error.unreachable:
+            if not error.reason:
                 return None
             return RunningBroker(address, None, f"{error.reason}: {error.message}")
     return RunningBroker(address, gateways)

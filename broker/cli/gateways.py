@@ -3,56 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
-from ibgateway.broker.v1 import gateway_pb2
+from ibgateway.broker.v1 import gateway_pb2, session_event_pb2, session_pb2
 from rich.text import Text
 
+from broker.cli import explain as explaining
 from broker.cli import output
-from broker.cli.client import calling
-from broker.cli.output import ActorOption, BrokerOption, Format, FormatOption, moment
-from broker.config import broker_address
+from broker.cli.client import Broker, BrokerError, Filter, calling
+from broker.cli.options import (
+    ActorOption,
+    BrokerOption,
+    DefaultGatewayId,
+    FormatOption,
+    GatewayId,
+)
+from broker.cli.output import Column, Format, moment
 
 app = typer.Typer(
-    help="See the Gateways behind the broker; take them out of use and back.", no_args_is_help=True
+    help="See the Gateways behind the broker; take them out of use and back.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
-_COLUMNS: Final = ("GATEWAY", "REACHABLE", "ADDRESS", "KIND", "SEATS", "LAST FAILURE", "Now")
+_COLUMNS: Final = (
+    Column("GATEWAY"),
+    Column("REACHABLE"),
+    Column("SEATS"),
+    Column("LAST FAILURE"),
+    Column("NOW", folds=True),
+    Column("KIND", optional=True),
+    Column("ADDRESS", optional=True),
+)
 
-GatewayId = Annotated[
-    str, typer.Argument(metavar="GATEWAY", help="The name of the gateway.", show_default=False)
-]
 
-
-@app.command("list")
+@app.command("list", epilog="Example: gateway-broker gateways list")
 def list_(*, broker: BrokerOption = None, form: FormatOption = Format.TABLE) -> None:
-    """List all gateways: breaker, drain, next attempt, maintenance and quarantine stand last.
+    """List all gateways, with breaker, drain, next attempt, maintenance and quarantine.
 
-    REACHABLE is as of the last dial; it is unknown until the first one.
+    REACHABLE is as of the last dial; it is unknown until the first one. The JSON is a
+    ListGatewaysResponse.
     """
-    with calling(broker or broker_address()) as client:
-        gateways = client.gateways()
+    with calling(broker) as client:
+        found = client.gateways()
     if form is Format.JSON:
-        output.document([output.message(gateway) for gateway in gateways])
+        output.document(output.message(found))
         return
-    output.table(_COLUMNS, (_row(gateway) for gateway in gateways))
+    output.table(_COLUMNS, (_row(gateway) for gateway in found.gateways))
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker gateways get paper")
 def get(
-    gateway_id: Annotated[str, typer.Argument(help="The name of the gateway.")] = "default",
+    gateway_id: DefaultGatewayId = "default",
     *,
     broker: BrokerOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Show one gateway: who holds which client id, breaker, drain, maintenance, last failure."""
-    with calling(broker or broker_address()) as client:
+    with calling(broker) as client:
         gateway = client.gateway(gateway_id)
     _show(gateway, form)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker gateways explain paper")
+def explain(
+    gateway_id: DefaultGatewayId = "default",
+    *,
+    broker: BrokerOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say how it is with a gateway: why it is down, since when, what happens next, who must act.
+
+    The answer is made of what the broker knows of the gateway, of its sessions, and of the events
+    of the one that suffers for longest. It is right also when nothing is wrong.
+    """
+    with calling(broker) as client:
+        gateway = client.gateway(gateway_id)
+        sessions = client.sessions(Filter(gateway_id=gateway.gateway_id)).sessions
+        events = _events(client, explaining.worst(sessions))
+    found = explaining.explain(gateway, sessions, events, datetime.now(UTC))
+    if form is Format.JSON:
+        output.document(asdict(found))
+        return
+    output.line(Text(found.verdict, style=explaining.STYLES[found.status]))
+    output.line("")
+    output.fields((name, " ".join(sentences)) for name, sentences in found.sections())
+
+
+@app.command(epilog='Example: gateway-broker gateways drain paper --reason "upgrade to 10.45"')
 def drain(
     gateway_id: GatewayId,
     *,
@@ -74,15 +115,12 @@ def drain(
     It takes no new session. Sessions that are CONNECTED stay; one that loses its link waits in
     RECONNECTING without dialling.
     """
-    with (
-        calling(broker or broker_address()) as client,
-        output.waiting(f"waiting for the sessions of gateway {gateway_id!r} to end"),
-    ):
-        gateway = client.drain(gateway_id, reason, close_sessions=close_sessions, owner=owner)
+    with calling(broker, owner=owner) as client:
+        gateway = client.drain(gateway_id, reason, close_sessions=close_sessions)
     _show(gateway, form)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker gateways resume paper")
 def resume(
     gateway_id: GatewayId,
     *,
@@ -91,12 +129,12 @@ def resume(
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Put a gateway into use again; sessions that wait for it dial at once."""
-    with calling(broker or broker_address()) as client:
-        gateway = client.resume(gateway_id, owner)
+    with calling(broker, owner=owner) as client:
+        gateway = client.resume(gateway_id)
     _show(gateway, form)
 
 
-@app.command("reset-breaker")
+@app.command("reset-breaker", epilog="Example: gateway-broker gateways reset-breaker paper")
 def reset_breaker(
     gateway_id: GatewayId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
 ) -> None:
@@ -104,9 +142,23 @@ def reset_breaker(
 
     For when you have repaired it and do not want to wait.
     """
-    with calling(broker or broker_address()) as client:
+    with calling(broker) as client:
         gateway = client.reset_breaker(gateway_id)
     _show(gateway, form)
+
+
+def _events(
+    client: Broker, session: session_pb2.Session | None
+) -> list[session_event_pb2.SessionEvent] | None:
+    """Those of a session; None if the database, where they are, is away."""
+    if session is None:
+        return []
+    try:
+        return list(client.events(session.session_id))
+    except BrokerError as error:
+        if error.reason != "STORE_UNAVAILABLE":
+            raise
+        return None
 
 
 def _show(gateway: gateway_pb2.Gateway, form: Format) -> None:
@@ -118,7 +170,7 @@ def _show(gateway: gateway_pb2.Gateway, form: Format) -> None:
         (
             ("gateway", gateway.gateway_id),
             ("address", f"{gateway.host}:{gateway.port}"),
-            ("kind", _kind(gateway)),
+            ("kind", explaining.kind(gateway)),
             ("readonly", "yes" if gateway.readonly else ""),
             ("reachable", _reachable(gateway)),
             ("as of", moment(gateway.reachable_time)),
@@ -153,11 +205,11 @@ def _row(gateway: gateway_pb2.Gateway) -> tuple[str | Text, ...]:
     return (
         gateway.gateway_id,
         _reachable(gateway),
-        f"{gateway.host}:{gateway.port}",
-        _kind(gateway),
         f"{gateway.sessions_used}/{gateway.session_limit}",
         gateway.last_failure.reason,
         Text("; ").join(_now(gateway)),
+        explaining.kind(gateway),
+        f"{gateway.host}:{gateway.port}",
     )
 
 
@@ -199,11 +251,6 @@ def _drained(gateway: gateway_pb2.Gateway) -> str:
 def _maintenance(gateway: gateway_pb2.Gateway) -> str:
     end = moment(gateway.maintenance_end_time)
     return f"until {end}" if end else ""
-
-
-def _kind(gateway: gateway_pb2.Gateway) -> str:
-    name = gateway_pb2.GatewayKind.Name(gateway.kind)
-    return name.removeprefix("GATEWAY_KIND_").lower()
 
 
 def _reachable(gateway: gateway_pb2.Gateway) -> Text:

@@ -8,10 +8,13 @@ import typer
 
 from broker.cli import output
 from broker.cli.client import calling
-from broker.cli.output import BrokerOption
-from broker.config import broker_address
+from broker.cli.exits import ExitCode
+from broker.cli.options import BrokerOption
+
+app = typer.Typer(add_completion=False)
 
 
+@app.command(epilog="Example: gateway-broker health gateways/default --deadline 1")
 def health(
     service: Annotated[
         str,
@@ -30,10 +33,11 @@ def health(
     """Ask the broker for its health, as container probes do.
 
     The broker as a whole is SERVING while its Gateways are down, so that nobody restarts a
-    broker that waits for one. Exit codes: 0 SERVING, 1 anything else, 3 no broker answers.
+    broker that waits for one. Exit codes: 0 SERVING, 1 anything else, 3 no broker answers, 4 not in
+    time.
     """
-    with calling(broker or broker_address()) as client:
-        status = client.health(service, deadline)
+    with calling(broker, patience=deadline) as client:
+        status = client.health(service)
     output.line(status)
     if status != "SERVING":
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)

@@ -17,6 +17,7 @@ from broker.errors import BrokerError, StartupError
 from broker.telemetry import logs
 
 logger = logging.getLogger(__name__)
+app = typer.Typer(add_completion=False)
 
 DataDir = Annotated[
     Path | None,
@@ -24,6 +25,7 @@ DataDir = Annotated[
 ]
 
 
+@app.command(epilog="Example: gateway-broker serve --grpc-listen 127.0.0.1:50051")
 def serve(
     *,
     grpc_listen: Annotated[

@@ -2,37 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 import typer
 from ibgateway.broker.v1 import error_pb2, session_pb2
+from ibgateway.client.model import SessionState as StateName
 from rich.text import Text
 
-from broker.cli import output
-from broker.cli.client import OPEN_DEADLINE, Filter, calling
-from broker.cli.output import ActorOption, BrokerOption, Format, FormatOption, moment
+from broker.cli import complete, output
+from broker.cli.client import OPEN_TIMEOUT, Broker, Filter, calling
+from broker.cli.exits import ExitCode
+from broker.cli.options import ActorOption, BrokerOption, FormatOption, SessionId
+from broker.cli.output import Column, Format, moment
 from broker.cli.story import Story, condition, state, troubled
-from broker.config import broker_address
 from broker.session.model import SessionState
 
 app = typer.Typer(
-    help="Open, close, renew, find, verify, watch and acknowledge sessions.", no_args_is_help=True
+    help="Open, close, renew, find, verify, watch and acknowledge sessions.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
-_COLUMNS: Final = ("SESSION", "STATE", "GATEWAY", "CLIENT ID", "OWNER", "SINCE", "WHY")
+TICK: Final = 0.5
+"""Seconds after which a live table is drawn again, though nothing has happened."""
+_COLUMNS: Final = (
+    Column("SESSION"),
+    Column("STATE"),
+    Column("CLIENT"),
+    Column("WHY", folds=True),
+    Column("GATEWAY", optional=True),
+    Column("OWNER", optional=True),
+    Column("SINCE", optional=True),
+)
 
-SessionId = Annotated[
-    str, typer.Argument(metavar="SESSION_ID", help="The session's id.", show_default=False)
-]
 SessionIds = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SESSION_ID", help="Only these.", show_default=False),
+    typer.Argument(
+        metavar="SESSION_ID",
+        autocompletion=complete.sessions,
+        help="Only these.",
+        show_default=False,
+    ),
 ]
-GatewayOption = Annotated[str, typer.Option(help="Only those of this gateway.", show_default=False)]
-OwnerOption = Annotated[str, typer.Option(help="Only those of this owner.", show_default=False)]
+GatewayOption = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete.gateways, help="Only those of this gateway.", show_default=False
+    ),
+]
+OwnerOption = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete.owners, help="Only those of this owner.", show_default=False
+    ),
+]
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; repeatable."),
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        autocompletion=complete.labels,
+        help="Only those with this label; repeatable.",
+    ),
 ]
 LeaseOption = Annotated[
     float | None,
@@ -48,10 +81,15 @@ StateOption = Annotated[
 ]
 
 
-@app.command("open")
+@app.command(
+    "open",
+    epilog="Example: gateway-broker sessions open --client-id 7 --label strategy=momentum",
+)
 def open_(
     *,
-    gateway: Annotated[str, typer.Option(help="The gateway to use.")] = "default",
+    gateway: Annotated[
+        str, typer.Option(autocompletion=complete.gateways, help="The gateway to use.")
+    ] = "default",
     client_id: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +131,12 @@ def open_(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="KEY=VALUE", help="A label of the session; repeatable."),
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            autocompletion=complete.labels,
+            help="A label of the session; repeatable.",
+        ),
     ] = None,
     lease: LeaseOption = None,
     request_id: Annotated[
@@ -120,7 +163,7 @@ def open_(
             metavar="SECONDS",
             help="How long to wait; a session that is not CONNECTED by then is given up.",
         ),
-    ] = OPEN_DEADLINE,
+    ] = OPEN_TIMEOUT,
     broker: BrokerOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -129,10 +172,7 @@ def open_(
     It lives on when this command has ended, until it is closed or its lease runs out. Ctrl-C while
     waiting gives it up.
     """
-    with (
-        calling(broker or broker_address()) as client,
-        output.waiting(f"waiting for gateway {gateway!r} to accept the session"),
-    ):
+    with calling(broker, owner=owner) as client:
         answer = client.open(
             gateway_id=gateway,
             client_id=client_id,
@@ -144,7 +184,6 @@ def open_(
             labels=_labels(label),
             lease=lease,
             request_id=request_id,
-            owner=owner,
             return_immediately=return_immediately,
             validate_only=validate_only,
             deadline=deadline,
@@ -152,10 +191,12 @@ def open_(
     if validate_only:
         _validated(form)
         return
+    if not (answer.created or form is Format.JSON):
+        output.remark("This request_id has opened it before; this is the same session.")
     _show(answer.session, form)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker sessions close 03221cdb-2c92-4373-a073-be6333b5d812")
 def close(
     session_id: SessionId,
     *,
@@ -166,15 +207,14 @@ def close(
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Close a session and wait until its link has ended. Closing twice is no error."""
-    with (
-        calling(broker or broker_address()) as client,
-        output.waiting("waiting for the link to end"),
-    ):
+    with calling(broker) as client:
         session = client.close(session_id, reason)
     _show(session, form)
 
 
-@app.command()
+@app.command(
+    epilog="Example: gateway-broker sessions renew 03221cdb-2c92-4373-a073-be6333b5d812 --lease 60"
+)
 def renew(
     session_id: SessionId,
     *,
@@ -187,22 +227,26 @@ def renew(
 
     A session whose lease runs out ends; one without a lease lives until it is closed.
     """
-    with calling(broker or broker_address()) as client:
-        session = client.renew(session_id, lease, owner)
+    with calling(broker, owner=owner) as client:
+        session = client.renew(session_id, lease)
     _show(session, form)
 
 
-@app.command()
+@app.command(
+    epilog="Example: gateway-broker sessions get 03221cdb-2c92-4373-a073-be6333b5d812 -o json"
+)
 def get(
     session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """Show one session, also one that has ended."""
-    with calling(broker or broker_address()) as client:
+    with calling(broker) as client:
         session = client.get(session_id)
     _show(session, form)
 
 
-@app.command("list")
+@app.command(
+    "list", epilog="Example: gateway-broker sessions list --state reconnecting --owner momentum"
+)
 def list_(
     session_ids: SessionIds = None,
     *,
@@ -213,40 +257,53 @@ def list_(
     include_final: Annotated[
         bool, typer.Option("--include-final", help="Sessions that have ended, too.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="How many at most; how to go on is said. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    page_token: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            help="Go on where a list with --limit ended: its next_page_token.",
+            show_default=False,
+        ),
+    ] = "",
     broker: BrokerOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """List sessions, the oldest first."""
-    wanted = _filter(
-        session_ids,
-        gateway_id=gateway,
-        owner=owner,
-        label=label,
-        states=state,
-        include_final=include_final,
-    )
-    with calling(broker or broker_address()) as client:
-        sessions = list(client.sessions(wanted))
+    """List sessions, the oldest first.
+
+    The JSON is a ListSessionsResponse: sessions, and next_page_token if there are more.
+    """
+    wanted = _filter(session_ids, gateway, owner, label, state, include_final=include_final)
+    with calling(broker) as client:
+        found = client.sessions(wanted, limit=limit, token=page_token)
     if form is Format.JSON:
-        output.document([output.message(session) for session in sessions])
-    elif sessions:
-        output.table(_COLUMNS, (_row(session) for session in sessions))
+        output.document(output.message(found))
+        return
+    if found.sessions:
+        output.table(_COLUMNS, (_row(session) for session in found.sessions))
     else:
         output.line("no session" if include_final else "no open session")
+    if found.next_page_token:
+        output.remark(f"There are more: --page-token {found.next_page_token}")
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker sessions verify 03221cdb-2c92-4373-a073-be6333b5d812")
 def verify(
     session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """Ask the Gateway itself, over the session's link, whether the session works.
 
-    Exit codes: 0 it answered, 1 the session does not work, 3 no broker answers.
+    Exit codes: 0 it answered, 1 the session does not work; others as for all commands.
     """
-    with (
-        calling(broker or broker_address()) as client,
-        output.waiting("waiting for the Gateway to answer"),
-    ):
+    with calling(broker) as client:
         answer = client.verify(session_id)
     if form is Format.JSON:
         output.document(output.message(answer))
@@ -261,10 +318,13 @@ def verify(
         output.line("not healthy")
         output.fields(_failure(answer.failure))
     if not answer.healthy:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
-@app.command()
+@app.command(
+    epilog="Example: gateway-broker sessions acknowledge 03221cdb-2c92-4373-a073-be6333b5d812 "
+    "--generation 2"
+)
 def acknowledge(
     session_id: SessionId,
     *,
@@ -284,27 +344,42 @@ def acknowledge(
 
     It became FALSE when the link was made anew, or when the Gateway lost data (1101).
     """
-    with calling(broker or broker_address()) as client:
-        session = client.acknowledge(session_id, generation, owner)
+    with calling(broker, owner=owner) as client:
+        session = client.acknowledge(session_id, generation)
     _show(session, form)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker sessions history 03221cdb-2c92-4373-a073-be6333b5d812")
 def history(
     session_id: SessionId, *, broker: BrokerOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """Tell all that is on record of a session, the oldest first; also of one that has ended.
 
-    With `--output json` each event is one line.
+    Beside each event stands how long after the one before it was, and at the end how long the
+    session has been in which state. With `--output json` each event is one line.
     """
-    story = Story()
-    with calling(broker or broker_address()) as client:
+    from broker.cli.timeline import Timeline
+
+    with calling(broker) as client:
+        if form is Format.JSON:
+            for event in client.events(session_id):
+                output.line(output.compact(output.message(event)))
+            return
+        session = client.get(session_id)
+        output.line(
+            f"session {session.session_id}  client {session.client_id} on {session.gateway_id}  "
+            f"owner {session.owner}"
+        )
+        timeline = Timeline()
         for event in client.events(session_id):
-            for line in story.recall(event, form):
+            for line in timeline.recall(event):
                 output.line(line)
+        output.line("")
+        for line in timeline.summary(session, datetime.now(UTC)):
+            output.line(line)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker sessions watch --gateway default --events")
 def watch(
     session_ids: SessionIds = None,
     *,
@@ -315,27 +390,63 @@ def watch(
     include_final: Annotated[
         bool, typer.Option("--include-final", help="Begin with sessions that have ended, too.")
     ] = False,
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="Line by line, also on a terminal, instead of a table."),
+    ] = False,
+    resume_token: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            help="Go on after the message that had this resume_token: nothing is missed, nothing "
+            "comes twice. Give the same filter.",
+            show_default=False,
+        ),
+    ] = "",
     broker: BrokerOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Show all sessions as they are, and then every change as it happens.
 
-    When the broker goes away it says so, waits for it and goes on. With `--output json` each
-    message is one line. Ctrl-C ends it.
+    On a terminal: a table that is drawn anew, what is wrong first, with cause and hint, and below
+    it the last events. Piped, with `--events` or with `--resume-token`: a line or two for each
+    event. With `--output json`: each message on one line, with its resume_token.
+
+    When the broker goes away it says so, waits for it and goes on where it was. Only a broker that
+    is away from the start ends it. So does Ctrl-C.
     """
-    wanted = _filter(
-        session_ids,
-        gateway_id=gateway,
-        owner=owner,
-        label=label,
-        states=state,
-        include_final=include_final,
-    )
-    story = Story()
-    with calling(broker or broker_address()) as client:
-        for message in client.watch(wanted):
-            for line in story.tell(message, form):
-                output.line(line)
+    wanted = _filter(session_ids, gateway, owner, label, state, include_final=include_final)
+    with calling(broker) as client:
+        # One that goes on has no snapshot, and so nothing to fill a table with.
+        if sys.stdout.isatty() and not (events or resume_token or form is Format.JSON):
+            _live(client, wanted)
+            return
+        story = Story()
+        for told in client.watch(wanted, token=resume_token):
+            if told is not None:
+                for line in story.tell(told, form):
+                    output.line(line)
+
+
+def _live(client: Broker, wanted: Filter) -> None:
+    """Draw a table until interrupted, and leave the last one on the screen."""
+    from rich.live import Live
+
+    from broker.cli.board import Board
+
+    console = output.console()
+    board = Board(client.address, wanted, datetime.now(UTC))
+    watched = client.watch(wanted, tick=TICK)
+    # What cannot be watched at all is told before the screen is taken.
+    board.take(next(watched), datetime.now(UTC))
+    try:
+        with Live(board, console=console, screen=True, auto_refresh=False) as live:
+            live.refresh()
+            for told in watched:
+                board.take(told, datetime.now(UTC))
+                live.refresh()
+    finally:
+        console.print(board)
 
 
 def _show(session: session_pb2.Session, form: Format) -> None:
@@ -394,11 +505,11 @@ def _row(session: session_pb2.Session) -> tuple[str | Text, ...]:
     return (
         session.session_id,
         state(session),
-        session.gateway_id,
         _client_id(session),
+        session.close_reason or _trouble(session),
+        session.gateway_id,
         session.owner,
         moment(session.state_time),
-        session.close_reason or _trouble(session),
     )
 
 
@@ -432,14 +543,18 @@ def _labels(given: list[str] | None) -> dict[str, str]:
 
 def _filter(
     session_ids: list[str] | None,
-    *,
+    gateway: str,
+    owner: str,
     label: list[str] | None,
     states: list[SessionState] | None,
-    **fields: Any,
+    *,
+    include_final: bool,
 ) -> Filter:
-    return Filter(
-        session_ids=tuple(session_ids or ()),
+    return Filter.of(
+        session_ids=session_ids or (),
+        gateway_id=gateway,
+        owner=owner,
         labels=_labels(label),
-        states=tuple(item.value for item in states or ()),
-        **fields,
+        states=[StateName(item) for item in states or ()],
+        include_final=include_final,
     )

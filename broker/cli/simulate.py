@@ -13,6 +13,8 @@ from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.simulator.settings import DEFAULT_SERVER_VERSION
 
+app = typer.Typer(add_completion=False)
+
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -37,6 +39,7 @@ def _list_faults(wanted: bool) -> None:
         raise typer.Exit
 
 
+@app.command(epilog="Example: gateway-broker simulate --fault reset-after-accept:2")
 def simulate(
     *,
     listen: Annotated[

@@ -9,10 +9,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ibgateway.broker.v1 import error_pb2, session_event_pb2, session_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
+from ibgateway.client.events import Interrupted, Resumed
 from rich.text import Text
 
 from broker.cli import output
-from broker.cli.client import Lost, Resumed
+from broker.cli.client import Told
 from broker.cli.output import Format, clock, moment
 
 _STYLES: Final[Mapping[str, str]] = {
@@ -32,16 +33,15 @@ _STYLES: Final[Mapping[str, str]] = {
     "GATEWAY_DRAINING": "yellow",
     "GATEWAY_RESUMED": "green",
 }
-_INDENT: Final = " " * 14
 _AT_ONCE: Final = 0.05
 """Seconds that are no wait to a person."""
 
 
 def state(session: session_pb2.Session) -> Text:
     """A session's state; one that is closing says so."""
-    name = _name(session.state)
+    text = name(session.state)
     closing = bool(session.close_reason) and not session.HasField("disconnect_time")
-    return Text(f"{name} (closing)" if closing else name, style=_STYLES.get(name, ""))
+    return Text(f"{text} (closing)" if closing else text, style=_STYLES.get(text, ""))
 
 
 def condition(fact: session_pb2.Condition) -> Text:
@@ -69,40 +69,28 @@ class Story:
     record, not to tell it again.
     """
 
+    _indent = " " * 14
+
     def __init__(self) -> None:
         # The first two are bounded by the number of sessions that are open, the third by what the
         # broker keeps for a database that is away.
         self._away: dict[str, int] = {}
         self._told: dict[str, error_pb2.ConnectionFailure] = {}
         self._unkept: set[tuple[str, int]] = set()
-        self._day = ""
 
-    def tell(
-        self, message: pb.WatchSessionsResponse | Lost | Resumed, form: Format
-    ) -> Iterator[str | Text]:
+    def tell(self, message: Told, form: Format) -> Iterator[str | Text]:
         """The lines of one message."""
         match message:
             case _ if form is Format.JSON:
                 yield output.compact(_document(message))
-            case Lost():
-                yield Text(f"-- {message.message}; waiting for it --", style="bold red")
+            case Interrupted():
+                yield Text(f"-- {message.error.message}; waiting for it --", style="bold red")
             case Resumed():
                 # What was told before it was on record may have died with its broker.
                 self._unkept.clear()
                 yield Text("-- it is back; what was missed follows --", style="bold green")
             case _:
                 yield from self._tell(message)
-
-    def recall(self, event: session_event_pb2.SessionEvent, form: Format) -> Iterator[str | Text]:
-        """The lines of one event of the record."""
-        if form is Format.JSON:
-            yield output.compact(output.message(event))
-            return
-        day = moment(event.time)[:10]
-        if day != self._day:
-            self._day = day
-            yield Text(f"-- {day} --", style="dim")
-        yield from self._event(event)
 
     def _tell(self, message: pb.WatchSessionsResponse) -> Iterator[Text]:
         match message.WhichOneof("message"):
@@ -132,10 +120,10 @@ class Story:
             yield from self._failure(session.session_id, session.last_failure)
             if session.HasField("next_attempt_time"):
                 yield Text(
-                    f"{_INDENT}the next attempt is due at {clock(session.next_attempt_time)}"
+                    f"{self._indent}the next attempt is due at {clock(session.next_attempt_time)}"
                 )
         for fact in troubled(session):
-            yield Text.assemble(_INDENT, condition(fact))
+            yield Text.assemble(self._indent, condition(fact))
 
     def _watched(self, event: session_event_pb2.SessionEvent) -> Iterator[Text]:
         key = event.session_id, event.sequence
@@ -156,7 +144,7 @@ class Story:
 
     def _event(self, event: session_event_pb2.SessionEvent) -> Iterator[Text]:
         session = event.session
-        head = f"{clock(event.time)}  {event.session_id[:8]}  client {session.client_id}  "
+        head = self._head(event)
         match event.WhichOneof("change"):
             case "transition":
                 yield from self._transition(event, head)
@@ -164,30 +152,33 @@ class Story:
                 yield from self._attempt(event, head)
             case "condition":
                 yield Text.assemble(head, condition(event.condition))
-                if _asks_to_subscribe(event.condition):
+                if asks_to_subscribe(event.condition):
                     yield Text(
-                        f"{_INDENT}Its owner subscribes anew, and says so: gateway-broker sessions "
-                        f"acknowledge {event.session_id}"
+                        f"{self._indent}Its owner subscribes anew, and says so: "
+                        f"gateway-broker sessions acknowledge {event.session_id}"
                     )
             case "notice":
                 notice = event.notice
                 style = _STYLES.get(notice.reason, "yellow")
                 yield Text.assemble(head, (notice.reason, style), f"  {notice.message}")
                 if notice.hint and not self._is_known(event.session_id, notice.hint):
-                    yield Text(f"{_INDENT}{notice.hint}")
+                    yield Text(f"{self._indent}{notice.hint}")
             case "updated":
                 changed = ", ".join(_changed(session, name) for name in event.updated.fields)
                 yield Text(f"{head}{changed} by {event.updated.actor}")
         self._follow(session)
 
+    def _head(self, event: session_event_pb2.SessionEvent) -> str:
+        return f"{clock(event.time)}  {event.session_id[:8]}  client {event.session.client_id}  "
+
     def _transition(self, event: session_event_pb2.SessionEvent, head: str) -> Iterator[Text]:
         session, move = event.session, event.transition
-        target = _name(move.to)
+        target = name(move.to)
         away = self._away.get(event.session_id)
         back = target == "CONNECTED" and away is not None
         yield Text.assemble(
             head,
-            f"{_name(getattr(move, 'from'))} -> ",
+            f"{name(getattr(move, 'from'))} -> ",
             (target, _STYLES.get(target, "")),
             _generation(session) if target == "CONNECTED" else "",
             f" after {_seconds(event.time.ToNanoseconds() - (away or 0))}" if back else "",
@@ -198,7 +189,7 @@ class Story:
             self._told.pop(event.session_id, None)
             yield from self._failure(event.session_id, session.last_failure)
         if target == "RECONNECTING":
-            yield Text(f"{_INDENT}{_next(event.time, session)}")
+            yield Text(f"{self._indent}{_next(event.time, session)}")
 
     def _attempt(self, event: session_event_pb2.SessionEvent, head: str) -> Iterator[Text]:
         attempt = event.attempt
@@ -216,9 +207,9 @@ class Story:
         self._told[session_id] = failure
         again = last is not None and _is_same(last, failure)
         if not again or (last is not None and last.message != failure.message):
-            yield Text(f"{_INDENT}{failure.reason}: {failure.message}", style="red")
+            yield Text(f"{self._indent}{failure.reason}: {failure.message}", style="red")
         if failure.hint and not again:
-            yield Text(f"{_INDENT}{failure.hint}")
+            yield Text(f"{self._indent}{failure.hint}")
 
     def _is_known(self, session_id: str, hint: str) -> bool:
         return session_id in self._told and self._told[session_id].hint == hint
@@ -234,12 +225,13 @@ class Story:
             self._told.pop(session.session_id, None)
 
 
-def _document(message: pb.WatchSessionsResponse | Lost | Resumed) -> dict[str, Any]:
+def _document(message: Told) -> dict[str, Any]:
     match message:
-        case Lost():
-            return {"lost": message.message}
+        case Interrupted():
+            told = {**output.failure(message.error), "retry_in": message.retry_in}
+            return {"resume_token": message.token, "interrupted": told}
         case Resumed():
-            return {"resumed": True}
+            return {"resume_token": message.token, "resumed": {}}
     return output.message(message)
 
 
@@ -255,7 +247,8 @@ def _is_same(one: error_pb2.ConnectionFailure, other: error_pb2.ConnectionFailur
     return (one.reason, one.hint) == (other.reason, other.hint)
 
 
-def _asks_to_subscribe(fact: session_pb2.Condition) -> bool:
+def asks_to_subscribe(fact: session_pb2.Condition) -> bool:
+    """Whether the owner of the session must subscribe anew, and say so."""
     return fact.type == "DATA_CONTINUOUS" and fact.status == session_pb2.CONDITION_STATUS_FALSE
 
 
@@ -279,5 +272,6 @@ def _generation(session: session_pb2.Session) -> str:
     return f" generation {session.generation}" if session.generation > 1 else ""
 
 
-def _name(value: session_pb2.SessionState) -> str:
+def name(value: session_pb2.SessionState) -> str:
+    """A state as people write it."""
     return session_pb2.SessionState.Name(value).removeprefix("SESSION_STATE_")

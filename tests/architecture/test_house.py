@@ -26,7 +26,7 @@ IMPORTERS = {
     "cryptography": ("access/certificates.py",),
     "grpc": ("rpc/", "simulator/control.py", "cli/client.py"),
     "aiohttp": ("http/",),
-    "grpc_status": ("rpc/boundary.py", "cli/client.py"),
+    "grpc_status": ("rpc/boundary.py",),
     "structlog": ("telemetry/",),
     "opentelemetry": ("telemetry/",),
     "prometheus_client": ("telemetry/",),
@@ -83,7 +83,8 @@ def test_the_session_core_is_pure(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_only_the_configuration_reads_the_environment(path: Path) -> None:
-    if path.relative_to(BROKER).as_posix() == "config.py":
+    # What gRPC finds there is said in a module that a probe can afford to load.
+    if path.relative_to(BROKER).as_posix() in {"config.py", "forking.py"}:
         return
     names = {
         node.attr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from broker.config import let_processes_fork
+from broker.forking import let_processes_fork
 
 
 def main(name: str) -> None:

@@ -10,12 +10,18 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from ibgateway.broker.v1 import error_pb2, session_event_pb2, session_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
+from ibgateway.client import BrokerUnreachableError, Interrupted
 
-from broker.cli.client import Lost
-from broker.cli.output import Format, clock
+from broker.cli.client import Told
+from broker.cli.output import Format, clock, moment
 from broker.cli.story import Story
+from broker.cli.timeline import Timeline
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+HINT = (
+    "start one with `gateway-broker serve` or `gateway-broker dev`, "
+    "or say where it is with --broker"
+)
 SESSION = "11111111-1111-4111-8111-111111111111"
 CONNECTED = session_pb2.SESSION_STATE_CONNECTED
 CONNECTING = session_pb2.SESSION_STATE_CONNECTING
@@ -84,7 +90,7 @@ def back(now: float) -> pb.WatchSessionsResponse:
     return moved(now, RECONNECTING, after, "HANDSHAKE_COMPLETED")
 
 
-def told(*messages: pb.WatchSessionsResponse | Lost, form: Format = Format.TABLE) -> list[str]:
+def told(*messages: Told, form: Format = Format.TABLE) -> list[str]:
     story = Story()
     return [str(line) for message in messages for line in story.tell(message, form)]
 
@@ -200,11 +206,15 @@ def test_a_snapshot_tells_what_is_not_as_it_should_be_only() -> None:
 
 
 def test_in_json_a_message_is_a_line_and_nothing_is_left_out() -> None:
-    lines = told(attempt(0, 1, 1), attempt(1, 2, 2), Lost("gone"), form=Format.JSON)
+    gone = Interrupted(error=BrokerUnreachableError("gone", hint="wait"), retry_in=0.2, token="t")
+    lines = told(attempt(0, 1, 1), attempt(1, 2, 2), gone, form=Format.JSON)
     first, second, third = (json.loads(line) for line in lines)
     assert first["event"]["attempt"]["failure"]["hint"] == "look at it"
     assert second["event"]["attempt"]["failure"]["hint"] == "look at it"
-    assert third == {"lost": "gone"}
+    assert third == {
+        "resume_token": "t",
+        "interrupted": {"message": "gone", "hint": HINT, "retry_in": 0.2},
+    }
 
 
 def updated(sequence: int, *, persisted: bool) -> pb.WatchSessionsResponse:
@@ -229,11 +239,42 @@ def test_what_is_told_before_it_is_on_record_is_said_to_be_so_and_not_told_again
     ]
 
 
+def recalled(timeline: Timeline, *messages: pb.WatchSessionsResponse) -> list[str]:
+    return [str(line) for message in messages for line in timeline.recall(message.event)]
+
+
 def test_a_history_names_each_day_once() -> None:
-    story = Story()
-    events = [lost().event, back(3600).event, back(24 * 3600).event]
-    lines = [str(line) for each in events for line in story.recall(each, Format.TABLE)]
+    lines = recalled(Timeline(), lost(), back(3600), back(24 * 3600))
     days = [line for line in lines if line.startswith("-- ")]
     assert len(days) == len(set(days)) == 2
-    [first, *_] = story.recall(events[0], Format.JSON)
-    assert json.loads(str(first))["session_id"] == SESSION
+
+
+def test_a_history_tells_how_long_after_the_last_event_each_is() -> None:
+    lines = recalled(Timeline(), lost(), attempt(0.1, 1, 1.3), back(12.3))
+    heads = [line for line in lines if line[:2].isdigit()]
+    assert [line[14:23].strip() for line in heads] == ["", "+100 ms", "+12 s"]
+    assert "RECONNECTING -> CONNECTED generation 2 after 12.3 s" in heads[-1]
+
+
+def test_a_history_sums_up_how_long_the_session_was_in_which_state() -> None:
+    timeline = Timeline()
+    opened = moved(0, CONNECTING, session(CONNECTED, 0), "HANDSHAKE_COMPLETED")
+    second = session(RECONNECTING, 70, last_failure=refused())
+    recalled(timeline, opened, lost(), back(20), moved(70, CONNECTED, second, "PEER_CLOSED"))
+    lines = timeline.summary(second, NOW + timedelta(seconds=100))
+    assert [" ".join(str(line).split()) for line in lines] == [
+        "CONNECTED 50.0% 50 s (2 times, the longest 50 s)",
+        "RECONNECTING 50.0% 50 s (2 times, the longest 30 s)",
+        f"It is RECONNECTING, since {moment(at(70))} (30 s)",
+    ]
+
+
+def test_a_history_says_which_events_are_gone_and_how_the_session_ended() -> None:
+    timeline = Timeline()
+    failed = session(FAILED, 2, sequence=8, last_failure=refused(), disconnect_time=at(2))
+    first, *_ = recalled(timeline, moved(2, RECONNECTING, failed, "ATTEMPTS_EXHAUSTED"))
+    assert first == "-- the first 7 events are no longer kept --"
+    [last] = timeline.summary(failed, NOW)
+    assert str(last) == f"It is over: FAILED, IB_CONN_001, at {moment(at(2))}"
+    [nothing] = Timeline().summary(failed, NOW)
+    assert "nothing" in str(nothing)

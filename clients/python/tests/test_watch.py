@@ -91,6 +91,21 @@ async def test_it_tells_the_snapshot_and_then_what_happens(
         assert watch.sessions[SESSION_ID].state is SessionState.RECONNECTING
 
 
+async def test_what_it_tells_can_be_passed_on_as_the_broker_sent_it(
+    scripted: ScriptedBroker, broker: Broker
+) -> None:
+    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), quiet(bookmark(12)))
+    async with broker.watch() as watch:
+        assert watch.message is None
+        sent = [watch.message async for _ in _first(watch, 5)]
+    assert sent == [*HEAD, None, None, bookmark(12)]
+
+
+async def _first(watch: Watch, count: int) -> AsyncIterator[object]:
+    for _ in range(count):
+        yield await anext(watch)
+
+
 async def test_its_filter_is_sent_with_each_stream(
     scripted: ScriptedBroker, broker: Broker
 ) -> None:

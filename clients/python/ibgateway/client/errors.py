@@ -308,7 +308,7 @@ class CircuitBreakerOpenError(BrokerError):
 
     REASON = "CIRCUIT_OPEN"
     _HINT = (
-        "`gateway-broker gateways get {gateway_id}` says what is wrong; once that is repaired, "
+        "`gateway-broker gateways explain {gateway_id}` says what is wrong; once that is repaired, "
         "`gateway-broker gateways reset-breaker {gateway_id}` saves the wait"
     )
     _RETRYABLE = True

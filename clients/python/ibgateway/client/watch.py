@@ -111,6 +111,7 @@ class Watch:
         # Read already, but not told: something else must be told before it.
         self._held: pb.WatchSessionsResponse | None = None
         self._reset: Reset | None = None
+        self._told_message: pb.WatchSessionsResponse | None = None
         # Times are by the loop's clock.
         self._opened_at: float | None = None
         self._lost: BrokerError | None = None
@@ -140,6 +141,14 @@ class Watch:
         began with a token that could be continued.
         """
         return self._continuity.is_complete
+
+    @property
+    def message(self) -> pb.WatchSessionsResponse | None:
+        """The last item that was told, as it came, for whoever passes it on as the contract has it;
+        None if no broker has sent it: `Interrupted`, `Resumed`, and the `Reset` after half a
+        snapshot.
+        """
+        return self._told_message
 
     @property
     def interruption(self) -> BrokerError | None:
@@ -205,6 +214,7 @@ class Watch:
 
     async def _read(self) -> WatchItem | None:
         """One step: an item to tell, or None."""
+        self._told_message = None
         try:
             if self._stream is None:
                 await self._open()
@@ -223,6 +233,7 @@ class Watch:
         item = None if message is None else conversion.watch_item(message)
         if item is not None:
             self._continuity.accept(item)
+        self._told_message = message
         return item
 
     async def _open(self) -> None:
