@@ -18,7 +18,7 @@ from ibgateway.broker.v1 import session_service_pb2 as pb
 from ibgateway.broker.v1 import session_service_pb2_grpc
 
 from broker.app import broker
-from broker.config import GatewayConfig, Settings
+from broker.config import OFF, GatewayConfig, Settings
 from broker.rpc.server import options
 from broker.telemetry import logs
 
@@ -93,7 +93,7 @@ async def serve_broker(
         },
         session_limit=32,
         grpc_listen=listen,
-        http_listen="",
+        http_listen=OFF,
         prometheus_port=0,
         data_dir=data_dir,
         database_url=database_url,

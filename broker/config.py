@@ -45,6 +45,8 @@ from broker.session.budgets import Budgets
 from broker.session.client_ids import HIGHEST, LOWEST, Pool
 
 DEFAULT_GATEWAY: Final = "default"
+OFF: Final = "off"
+"""Says that nothing is to listen. An empty variable says nothing."""
 PREFIX: Final = "GATEWAY_BROKER_"
 PLAIN_NAMES: Final[Mapping[str, Location]] = {
     "DATABASE_URL": ("database_url",),
@@ -115,7 +117,7 @@ def _collector(value: str) -> str:
 
 
 def _listen_or_not(value: str) -> str:
-    return _listen(value) if value else value
+    return "" if value in ("", OFF) else _listen(value)
 
 
 ListenAddress = Annotated[str, AfterValidator(_listen)]
@@ -230,7 +232,7 @@ class Settings(BaseSettings):
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     """Where the gRPC server listens; port 0 takes a free one."""
     http_listen: Annotated[str, AfterValidator(_listen_or_not)] = "127.0.0.1:8080"
-    """Where health and the console are served over HTTP; port 0 takes a free one, empty serves
+    """Where health and the console are served over HTTP; port 0 takes a free one, `off` serves
     neither. Beyond loopback health is open to all, the console to those with a token."""
     console_limit: int = Field(default=32, ge=1, le=1000)
     """How many consoles may be open at once."""

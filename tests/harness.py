@@ -21,7 +21,7 @@ from ibgateway.broker.v1 import (
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
 from broker.app import Running, broker
-from broker.config import GatewayConfig, Settings
+from broker.config import OFF, GatewayConfig, Settings
 from broker.simulator.gateway import SimulatedGateway
 
 CONNECTED = session_pb2.SESSION_STATE_CONNECTED
@@ -61,6 +61,14 @@ class Client:
         return list(response.sessions)
 
 
+NO_FIXED_PORTS: dict[str, Any] = {
+    "grpc_listen": "127.0.0.1:0",
+    "http_listen": OFF,
+    "prometheus_port": 0,
+}
+"""The settings of a broker that takes no port which others would miss."""
+
+
 def gateway(simulator: SimulatedGateway, **changes: Any) -> GatewayConfig:
     """The simulated Gateway, with waits that suit a test."""
     quick: dict[str, Any] = {
@@ -91,9 +99,8 @@ async def serving(
             "default": gateway(simulator, **(gateway_changes or {})),
             **(more_gateways or {}),
         },
-        grpc_listen="127.0.0.1:0",
         database_url=database_url,
-        **changes,
+        **{**NO_FIXED_PORTS, **changes},
     )
     async with broker(settings) as running, connected(running) as client:
         yield client

@@ -26,8 +26,10 @@ from broker.cli import root
 
 ROOT = Path(__file__).resolve().parents[1]
 _OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL", "PROMETHEUS_PORT")
-NO_FIXED_PORTS = {"GATEWAY_BROKER_HTTP_LISTEN": "", "PROMETHEUS_PORT": "0"}
+NO_FIXED_PORTS = {"GATEWAY_BROKER_HTTP_LISTEN": "off", "PROMETHEUS_PORT": "0"}
 """The settings of a broker that takes no port which tests beside it would miss."""
+FREE_PORTS = ("--http-listen", "127.0.0.1:0", "--prometheus-port", "0")
+"""Likewise, for `dev`, which reads no settings."""
 _STREAMS = threading.Lock()
 """Held by the one command that has the streams of this process."""
 

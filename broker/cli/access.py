@@ -58,7 +58,7 @@ FileOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker access init ./trial --host broker.example.net")
 def init(
     directory: Directory,
     *,
@@ -87,8 +87,6 @@ def init(
     A certificate authority, the server's certificate, an access file with one token of each role,
     and client certificates on request. Nothing is overwritten. Whoever has DIR may do everything:
     it is closed to others.
-
-    Example: gateway-broker access init ./trial --host broker.example.net --client risk=viewer
     """
     from broker.access.trial import Trial
 
@@ -138,12 +136,9 @@ def init(
         output.line(line)
 
 
-@app.command()
+@app.command(epilog="Example: gateway-broker access client ./trial risk --role viewer")
 def client(directory: Directory, name: Name, *, role: RoleOption, days: DaysOption = 365) -> None:
-    """Make a client certificate with the authority of `access init`, and let it in.
-
-    Example: gateway-broker access client ./trial risk --role viewer
-    """
+    """Make a client certificate with the authority of `access init`, and let it in."""
     from broker.access.trial import Trial
 
     trial = Trial(directory)
@@ -152,7 +147,7 @@ def client(directory: Directory, name: Name, *, role: RoleOption, days: DaysOpti
         output.line(str(path))
 
 
-@token_app.command()
+@token_app.command(epilog="Example: gateway-broker access token add momentum --role trader")
 def add(
     name: Name,
     *,
@@ -173,8 +168,6 @@ def add(
     An access file that is not there is made, for nobody but its owner to read. A name may have
     several tokens. To change one: add the new one, give it to the caller, revoke the old one by
     its key.
-
-    Example: gateway-broker access token add momentum --role trader > momentum.token
     """
     if not roster.is_name(name):
         raise typer.BadParameter(
@@ -192,7 +185,7 @@ def add(
     typer.echo(f"added {name} as {role}, key {entry.key_id}; keep the token now", err=True)
 
 
-@token_app.command("list")
+@token_app.command("list", epilog="Example: gateway-broker access token list --output json")
 def list_(*, file: FileOption = None, form: FormatOption = Format.TABLE) -> None:
     """List who may come in, tokens and certificates; never a token itself."""
     entries = roster.read(_file(file)).entries
@@ -212,7 +205,7 @@ def list_(*, file: FileOption = None, form: FormatOption = Format.TABLE) -> None
         output.table(_COLUMNS, rows)
 
 
-@token_app.command()
+@token_app.command(epilog="Example: gateway-broker access token revoke momentum")
 def revoke(
     name: Name,
     *,
@@ -229,8 +222,6 @@ def revoke(
 
     Its streams end within 3 s, and it is refused from then on. Its sessions live on until their
     leases run out, or an operator closes them.
-
-    Example: gateway-broker access token revoke momentum
     """
     path = _file(file)
     out = roster.revoke(path, name, key)

@@ -132,7 +132,10 @@ def equip(app: typer.Typer) -> None:
         if group.typer_instance is not None:
             equip(group.typer_instance)
     for command in app.registered_commands:
-        if command.callback is not None and "broker" in signature(command.callback).parameters:
+        if command.callback is None:
+            continue
+        known = signature(command.callback).parameters
+        if "broker" in known and not known.keys() & _OPTIONS.keys():
             command.callback = _equipped(command.callback)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sys
 import threading
 import time
@@ -41,7 +42,11 @@ _UNWRAPPED: Final = 10_000
 _GAP: Final = 2
 _START: Final = (
     "start one with `gateway-broker serve` or `gateway-broker dev`, "
-    "or say where it is with --broker"
+    "or say where it is with --broker, and with --tls-ca if it serves TLS"
+)
+_TRUST: Final = (
+    "its certificate must be of --tls-ca, and name the host of --broker; if it asks for one, give "
+    "--cert and --key"
 )
 _HINTS: Final[Sequence[tuple[type[BrokerError], str]]] = (
     (CallTimeoutError, "wait longer with --deadline, where there is one, or see the broker's log"),
@@ -279,6 +284,8 @@ def remark(text: str) -> None:
 
 def hint(failed: BrokerError) -> str:
     """What to do about a call that failed."""
+    if isinstance(failed, BrokerUnreachableError) and re.search("SSL|certificate", failed.message):
+        return _TRUST
     return next((text for kind, text in _HINTS if isinstance(failed, kind)), failed.hint)
 
 

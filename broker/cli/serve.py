@@ -40,7 +40,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where health and the console are served; port 0 takes a free one, '' serves "
+            help="Where health and the console are served; port 0 takes a free one, off serves "
             "neither.",
             show_default="127.0.0.1:8080",
         ),

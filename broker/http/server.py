@@ -74,7 +74,7 @@ class HttpServer:
                 ]
             )
             self.address = await self._serve(
-                app, self._listen, "--http-listen (GATEWAY_BROKER_HTTP_LISTEN; empty: no HTTP)"
+                app, self._listen, "--http-listen (GATEWAY_BROKER_HTTP_LISTEN; off: no HTTP)"
             )
         if self._exposition is not None:
             app = web.Application(middlewares=[self._metrics_guard.middleware])

@@ -285,7 +285,7 @@ def _new_id() -> str:
     """A UUID4 (RFC 9562), as text. It names and is no secret; by ``uuid.uuid4`` it costs a
     tenth of an rpc that reads.
     """
-    number = random.getrandbits(128)
+    number = random.getrandbits(128)  # nosec B311 # it is no secret
     digits = f"{number:032x}"
     variant = "89ab"[number & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -29,7 +29,7 @@ class Trouble(enum.StrEnum):
     SILENT = "silent"
     UNREACHABLE = "unreachable"
     NOT_POSTGRESQL = "not_postgresql"
-    PASSWORD = "password"  # noqa: S105 - the name of a trouble
+    PASSWORD = "password"  # noqa: S105 # nosec B105 # the name of a trouble
     NOT_ALLOWED = "not_allowed"
     NO_DATABASE = "no_database"
     FULL = "full"

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.deployment.tools import ROOT, ask, missing
-from tests.program import Said, ended, environment, free_address, until
+from tests.program import FREE_PORTS, Said, ended, environment, free_address, until
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 STAGES = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
@@ -89,7 +89,7 @@ async def it_brokers(place: Path, program: Path) -> None:
     """`dev` migrates its database, and a session can be opened."""
     async with started(
         *(place, program, "dev", "--grpc-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"),
-        *("--data-dir", str(place / "data")),
+        *("--data-dir", str(place / "data"), *FREE_PORTS),
     ) as process:
         banner = await until(process, "Ctrl-C stops all of it")
         [address] = re.findall(r"gRPC +(\S+)", banner)
@@ -105,6 +105,8 @@ async def it_serves(place: Path, program: Path) -> None:
         "IB_GATEWAY_PORT": free_address().rpartition(":")[2],
         "GATEWAY_BROKER_GRPC_LISTEN": address,
         "GATEWAY_BROKER_DATA_DIR": str(place / "data"),
+        "PROMETHEUS_PORT": "0",
+        "GATEWAY_BROKER_HTTP_LISTEN": "127.0.0.1:0",
     }
     async with started(place, program, "serve", **settings) as process:
         async with asyncio.timeout(40):

@@ -19,7 +19,7 @@ from broker.config import Settings
 from broker.store.binaries import find_binaries
 from tests.documentation.pages import MADE, PAGES, ROOT, Block, blocks
 from tests.postgres import data_directory
-from tests.program import ask, environment, free_address, running, until
+from tests.program import FREE_PORTS, ask, environment, free_address, running, until
 
 BIN = Path(sys.executable).parent
 POSTGRES = find_binaries(Path("/nowhere"), Path("/nowhere"), None).directory
@@ -163,7 +163,7 @@ async def dev() -> AsyncIterator[Broker]:
     grpc, control = free_address(), free_address()
     with data_directory() as home:
         where = {"GATEWAY_BROKER_DATA_DIR": str(home)}
-        options = ("--grpc-listen", grpc, "--control-listen", control)
+        options = ("--grpc-listen", grpc, "--control-listen", control, *FREE_PORTS)
         async with running("dev", *options, **where) as process:
             await until(process, "Ctrl-C stops all of it")
             url = await ask("db", "url", "--dev", **where)

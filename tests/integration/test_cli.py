@@ -23,6 +23,7 @@ from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import CONNECTED, RECONNECTING, Client, eventually, serving, sockets
 from tests.program import (
+    FREE_PORTS,
     ROOT,
     ask,
     environment,
@@ -33,12 +34,11 @@ from tests.program import (
     until,
 )
 
-NO_FIXED_PORTS = ("--http-listen", "127.0.0.1:0", "--prometheus-port", "0")
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 def dev(address: str, data_dir: Path) -> list[str]:
-    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0", *NO_FIXED_PORTS]
+    where = ["--grpc-listen", address, "--control-listen", "127.0.0.1:0", *FREE_PORTS]
     return ["dev", *where, "--data-dir", str(data_dir)]
 
 
@@ -102,7 +102,7 @@ async def test_what_cannot_listen_says_where_and_what_to_do(fresh_data_dir: Path
             said = await run(
                 *("dev", "--data-dir", str(fresh_data_dir)),
                 *("--grpc-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"),
-                *(*NO_FIXED_PORTS, option, address),
+                *(*FREE_PORTS, option, address),
             )
             assert said.code == 1
             assert address in said.err

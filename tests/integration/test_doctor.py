@@ -37,7 +37,7 @@ from broker.simulator.gateway import SimulatedGateway, SimulatorSettings
 from broker.simulator.journal import End
 from broker.store.embedded import EmbeddedPostgres
 from broker.store.migration import downgrade
-from tests.harness import Client, connected, eventually, serving
+from tests.harness import NO_FIXED_PORTS, Client, connected, eventually, serving
 from tests.integration.scripted_peer import ACCOUNTS, ORDER_ID, VERSION, message
 from tests.postgres import execute
 from tests.program import ROOT, ask, environment, free_address
@@ -518,12 +518,12 @@ async def test_a_running_broker_says_what_is_wrong_with_its_gateway(
         await simulator.stop_listening()
         simulator.drop()
 
-        async def unreachable() -> bool:
+        async def refused() -> bool:
             ask = gateway_service_pb2.GetGatewayRequest()
             gateway = (await client.gateways.GetGateway(ask)).gateway
-            return bool(gateway.HasField("reachable") and not gateway.reachable)
+            return "Nothing listens there" in gateway.last_failure.hint
 
-        await eventually(unreachable, 10)
+        await eventually(refused, 10)
         report = await examined(**environ)
     assert (report.code, report.bad()) == (1, {LINK})
     assert "not reachable" in report.rows[LINK].text
@@ -646,7 +646,7 @@ async def test_the_broker_of_dev_and_its_own_database_are_found(
 
     given = load_settings(
         found=False,
-        grpc_listen="127.0.0.1:0",
+        **NO_FIXED_PORTS,
         data_dir=fresh_data_dir,
         gateways={"default": {"port": simulator.port, "kind": "paper"}},
     )

@@ -19,7 +19,7 @@ from broker.config import Settings
 from broker.errors import StartupError
 from broker.http.guard import Guard, harden
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import Client, eventually, gateway, serving
+from tests.harness import NO_FIXED_PORTS, Client, eventually, gateway, serving
 from tests.integration.test_database_away import away
 
 
@@ -117,9 +117,8 @@ async def test_an_address_that_is_taken_names_the_setting_to_change(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         settings = Settings(
             gateways={"default": gateway(simulator)},
-            grpc_listen="127.0.0.1:0",
-            http_listen=address,
             database_url=database_url,
+            **{**NO_FIXED_PORTS, "http_listen": address},
         )
         with pytest.raises(StartupError) as caught:
             async with broker(settings):

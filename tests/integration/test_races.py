@@ -20,7 +20,16 @@ from broker.config import GatewayConfig, Settings
 from broker.gateway.ib import IBConnector
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import CONNECTED, Client, connected, eventually, refusal, serving, sockets
+from tests.harness import (
+    CONNECTED,
+    NO_FIXED_PORTS,
+    Client,
+    connected,
+    eventually,
+    refusal,
+    serving,
+    sockets,
+)
 from tests.integration.scripted_peer import ACCOUNTS, ORDER_ID, message
 from tests.integration.test_stop import settings
 from tests.integration.test_watch import Watch
@@ -43,8 +52,8 @@ async def test_a_peer_with_an_absurd_server_version_does_not_end_the_broker(
     try:
         peer = Settings(
             gateways={"default": GatewayConfig(host="127.0.0.1", port=port)},
-            grpc_listen="127.0.0.1:0",
             database_url=database_url,
+            **NO_FIXED_PORTS,
         )
         async with broker(peer) as running, connected(running) as client:
             with pytest.raises(grpc.aio.AioRpcError) as caught:

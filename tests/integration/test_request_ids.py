@@ -21,6 +21,7 @@ from tests.harness import (
     CONNECTING,
     DISCONNECTED,
     FAILED,
+    NO_FIXED_PORTS,
     RECONNECTING,
     Client,
     connected,
@@ -233,8 +234,8 @@ async def test_a_repeat_while_the_session_ends_is_told_that_it_has_ended(
     async with ScriptedPeer(*HANDSHAKE, Do.DEAF) as deaf:
         settings = Settings(
             gateways={"default": GatewayConfig(port=deaf.port, sentinel=False)},
-            grpc_listen="127.0.0.1:0",
             database_url=database_url,
+            **NO_FIXED_PORTS,
         )
         async with broker(settings) as running, connected(running) as own:
             request_id = new_id()

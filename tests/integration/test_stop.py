@@ -15,15 +15,14 @@ from broker.app import broker
 from broker.config import Settings
 from broker.simulator.faults import Fault
 from broker.simulator.gateway import SimulatedGateway
-from tests.harness import connected, eventually, gateway, refusal, sockets
+from tests.harness import NO_FIXED_PORTS, connected, eventually, gateway, refusal, sockets
 
 
 def settings(simulator: SimulatedGateway, database_url: str) -> Settings:
     return Settings(
         gateways={"default": gateway(simulator)},
-        grpc_listen="127.0.0.1:0",
-        http_listen="127.0.0.1:0",
         database_url=database_url,
+        **{**NO_FIXED_PORTS, "http_listen": "127.0.0.1:0"},
     )
 
 

@@ -16,6 +16,7 @@ from broker.simulator.gateway import SimulatedGateway
 from tests.harness import (
     CONNECTED,
     DISCONNECTED,
+    NO_FIXED_PORTS,
     Client,
     connected,
     eventually,
@@ -156,8 +157,8 @@ async def test_an_id_whose_close_a_hung_gateway_did_not_answer_is_quarantined(
     async with ScriptedPeer(*HANDSHAKE, Do.DEAF) as peer:
         settings = Settings(
             gateways={"default": GatewayConfig(port=peer.port, sentinel=False)},
-            grpc_listen="127.0.0.1:0",
             database_url=database_url,
+            **NO_FIXED_PORTS,
         )
         async with broker(settings) as running, connected(running) as client:
             session = await client.open()

@@ -348,7 +348,7 @@ async def test_that_a_certificate_expires_soon_is_said_once_a_day(
         """How often it has been said, once there was a second look at this time."""
         time[0] = moment
         await eventually(lambda: looks.count(moment) > 5)
-        return sum("expires soon" in record.message for record in caplog.records)
+        return sum("expires_soon" in record.message for record in caplog.records)
 
     doorkeeper = Doorkeeper(tls=(trial.certificate, trial.key), now=now, interval=0.01)
     async with asyncio.TaskGroup() as tasks:
