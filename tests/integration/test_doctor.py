@@ -514,16 +514,19 @@ async def test_a_running_broker_says_what_is_wrong_with_its_gateway(
 ) -> None:
     sentinel = {"sentinel": True}
     async with running(simulator, database_url, gateway_changes=sentinel) as (client, environ):
-        await eventually(lambda: simulator.journal)
-        await simulator.stop_listening()
-        simulator.drop()
 
-        async def refused() -> bool:
+        async def reachable() -> bool | None:
             ask = gateway_service_pb2.GetGatewayRequest()
             gateway = (await client.gateways.GetGateway(ask)).gateway
-            return "Nothing listens there" in gateway.last_failure.hint
+            return gateway.reachable if gateway.HasField("reachable") else None
 
-        await eventually(refused, 10)
+        async def unreachable() -> bool:
+            return await reachable() is False
+
+        await eventually(reachable, 10)
+        await simulator.stop_listening()
+        simulator.drop()
+        await eventually(unreachable, 10)
         report = await examined(**environ)
     assert (report.code, report.bad()) == (1, {LINK})
     assert "not reachable" in report.rows[LINK].text

@@ -20,7 +20,7 @@ from broker.cli.timeline import Timeline
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HINT = (
     "start one with `gateway-broker serve` or `gateway-broker dev`, "
-    "or say where it is with --broker"
+    "or say where it is with --broker, and with --tls-ca if it serves TLS"
 )
 SESSION = "11111111-1111-4111-8111-111111111111"
 CONNECTED = session_pb2.SESSION_STATE_CONNECTED
