@@ -20,7 +20,10 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from unittest import mock
+
+import pytest
 
 from broker.cli import root
 
@@ -65,6 +68,13 @@ def deaf_address() -> Iterator[str]:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         yield "{}:{}".format(*deaf.getsockname())
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test for want of a program, or fail it where nothing may be missing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:

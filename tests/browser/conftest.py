@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, async_playwright
+
+from tests.program import missing
 
 FLAGS = (
     "--headless",
@@ -31,10 +32,7 @@ def chromium() -> str:
         found = shutil.which(name)
         if found:
             return found
-    missing = "a browser is missing: apt-get install chromium"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    missing("a browser is missing: apt-get install chromium")
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.tools import ROOT, ask, missing
-from tests.program import FREE_PORTS, Said, ended, environment, free_address, until
+from tests.deployment.tools import ROOT, ask
+from tests.program import FREE_PORTS, Said, ended, environment, free_address, missing, until
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 STAGES = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.program import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -20,20 +20,12 @@ _FROM = {
 }
 
 
-def missing(what: str) -> None:
-    """Skip the test, or fail it where nothing may be missing."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
-
-
 def tool(name: str) -> str:
     """Where a program is; the test is skipped, in CI failed, if it is nowhere."""
     ours = ROOT / ".venv-deploy" / "bin" / name
     found = str(ours) if ours.exists() else shutil.which(name)
     if found is None:
         missing(f"{name} is missing; it comes with {_FROM[name]}")
-    assert found is not None
     return found
 
 

@@ -25,6 +25,7 @@ from broker.access.trial import Trial
 from broker.simulator.gateway import SimulatedGateway
 from tests.access import bearer, calling, give_token, guarded, make, settings, token_of
 from tests.harness import CONNECTED, Client, Refusal, eventually, refusal, serving
+from tests.program import missing
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -210,7 +211,7 @@ async def test_of_a_certificate_with_alternative_names_the_common_name_does_not_
 async def openssl(*arguments: str) -> None:
     program = shutil.which("openssl")
     if program is None:
-        pytest.skip("openssl is not installed")
+        missing("openssl is not installed")
     process = await asyncio.create_subprocess_exec(
         program, *arguments, stderr=asyncio.subprocess.PIPE
     )

@@ -23,6 +23,7 @@ from broker.access.trial import Trial
 from broker.rpc.audit import BURST, Audit
 from broker.simulator.gateway import SimulatedGateway
 from tests.access import calling, guarded, make, token_of
+from tests.program import missing
 
 SERVICE = "ibgateway.broker.v1.BrokerService"
 CURL = shutil.which("curl")
@@ -49,7 +50,7 @@ async def curl(
 ) -> str:
     """The gRPC status that an empty request with these headers gets; empty if it gets none."""
     if CURL is None:
-        pytest.skip("curl is not installed")
+        missing("curl is not installed")
     process = await asyncio.create_subprocess_exec(
         *(CURL, "--silent", "--http2", "--max-time", "10", "--include", "--noproxy", "*"),
         "--path-as-is",

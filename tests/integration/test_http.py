@@ -7,6 +7,7 @@ import base64
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from broker.config import Settings
 from broker.errors import StartupError
 from broker.http.guard import Guard, harden
 from broker.simulator.gateway import SimulatedGateway
+from tests.access import make, token_of
 from tests.harness import NO_FIXED_PORTS, Client, eventually, gateway, serving
 from tests.integration.test_database_away import away
 
@@ -324,3 +326,33 @@ async def test_garbage_on_the_port_is_answered_and_harms_nobody(
             assert answer.split(b" ")[1] in (b"400", b"403", b"404"), answer
             assert b"root:" not in answer
         assert (await ask(session, "health/live"))[0] == 200
+
+
+async def test_where_callers_need_tokens_the_console_does_on_loopback_too_and_health_does_not(
+    simulator: SimulatedGateway, database_url: str, tmp_path: Path
+) -> None:
+    trial = make(tmp_path)
+    async with http(simulator, database_url, access_file=trial.access_file) as (_, session):
+        assert (await ask(session, "health/live"))[0] == 200
+        status, body, headers = await ask(session, "")
+        assert (status, body["reason"]) == (401, "UNAUTHENTICATED")
+        assert headers["WWW-Authenticate"].startswith("Basic")
+        token = token_of(trial, Role.VIEWER)
+        assert (await ask(session, "", Authorization=f"Bearer {token}"))[0] == 200
+        assert (await ask(session, "", Authorization=basic("", token)))[0] == 200
+        assert (await ask(session, "", Authorization=f"Bearer {token[:-1]}"))[0] == 401
+
+
+@pytest.mark.requirement("AC-011")
+async def test_the_metrics_of_a_broker_are_served_on_their_own_port(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url) as client:
+        await client.open()
+        address = client.running.metrics_address
+        async with aiohttp.ClientSession(f"http://{address}/") as session:
+            status, body, headers = await ask(session, "metrics")
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain; version=")
+        assert 'ib_gateway_connections_total{gateway="default",status="success"} 1.0' in body
+        assert "ib_gateway_active_connections" in body
