@@ -28,11 +28,10 @@ OpenPage = Callable[..., Awaitable[Page]]
 
 def chromium() -> str:
     """Where the browser is; without one, skip, or fail where everything must be proven."""
-    for name in ("chromium", "google-chrome"):
-        found = shutil.which(name)
-        if found:
-            return found
-    missing("a browser is missing: apt-get install chromium")
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        missing("a browser is missing: apt-get install chromium")
+    return found
 
 
 @pytest.fixture
