@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +40,6 @@ from broker.rpc.gateway_service import GatewayService
 from broker.rpc.session_service import SessionService
 from broker.session.filters import SessionFilter
 from broker.session.model import Session
-
-logger = logging.getLogger(__name__)
 
 PULSE: Final = 1.0
 """Seconds without news after which a console is told so, and how the gateways are."""
