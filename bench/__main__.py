@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from broker.forking import let_processes_fork
+from broker import before_grpc
 
 
 def main() -> None:
     """Measure everything; see ``measurements``."""
-    let_processes_fork()
+    before_grpc.prepare()
     # gRPC reads its environment when it is imported.
     from bench.measurements import run
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from broker.forking import let_processes_fork
+from broker import before_grpc
 
 
 def main() -> None:
     """Run the command line; ends the process."""
-    let_processes_fork()
+    before_grpc.prepare()
     # gRPC reads its environment when it is imported.
     from broker.cli.root import run
 

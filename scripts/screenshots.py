@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from broker.config import GatewayConfig, Settings, let_processes_fork
+from broker import before_grpc
+from broker.config import GatewayConfig, Settings
 
-let_processes_fork()
+before_grpc.prepare()
 
 import grpc.aio  # noqa: E402
 from google.protobuf.duration_pb2 import Duration  # noqa: E402

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.forking import let_processes_fork
+from broker import before_grpc
 
 # Before gRPC is imported, as the command line does: a child that its fork handlers disturb fails.
-let_processes_fork()
+before_grpc.prepare()
 
 # What a shell starts in the background ignores SIGINT, and so would our children: for them to be
 # stopped by Ctrl-C, we must not.

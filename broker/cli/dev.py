@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -66,7 +67,8 @@ def dev(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where the simulated Gateway listens; port 0 takes a free one.",
+            help="Where the simulated Gateway listens; port 0 takes the one that it had before, "
+            "or a free one.",
         ),
     ] = "127.0.0.1:0",
     control_listen: Annotated[
@@ -145,9 +147,8 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
 
     with StopSignal() as stop:
         async with AsyncExitStack() as stack:
-            simulator = await _listening(
-                stack, SimulatedGateway(simulated), Address(simulated.host, simulated.port)
-            )
+            port_file = given.data_dir / "simulated-gateway-port"
+            simulator = await _simulated_gateway(stack, simulated, port_file)
             settings = load_settings(
                 found=False,
                 **given.model_dump(exclude={"gateways"}),
@@ -160,6 +161,7 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
                 },
             )
             running = await stack.enter_async_context(broker(settings))
+            _keep_port(port_file, simulator.port)
             # After the database has been started: gRPC grumbles about a fork while it serves.
             control = await _listening(
                 stack,
@@ -182,6 +184,27 @@ async def _dev(given: Settings, simulated: SimulatorSettings, control_address: A
             await stop.wait()
             typer.echo("stopping")
     typer.echo("stopped")
+
+
+def _keep_port(port_file: Path, port: int) -> None:
+    port_file.write_text(f"{port}\n")
+
+
+def _port_before(port_file: Path) -> int:
+    return int(port_file.read_text())
+
+
+async def _simulated_gateway(
+    stack: AsyncExitStack, simulated: SimulatorSettings, port_file: Path
+) -> SimulatedGateway:
+    """Where it was before, if it may choose: sessions belong to the address of their Gateway."""
+    if simulated.port == 0:
+        with suppress(OSError, ValueError, OverflowError):
+            before = replace(simulated, port=_port_before(port_file))
+            return await stack.enter_async_context(SimulatedGateway(before))
+    return await _listening(
+        stack, SimulatedGateway(simulated), Address(simulated.host, simulated.port)
+    )
 
 
 async def _listening(

@@ -29,6 +29,7 @@ Authenticate = Callable[[str], Identity | None]
 
 OPEN: Final = "/health/"
 """The paths that need no token: probes have none."""
+METRICS: Final = "/metrics"
 
 _HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
@@ -91,6 +92,13 @@ class Guard:
                 "this listens for its own machine; ask for 127.0.0.1 or localhost, also behind a "
                 "proxy or a tunnel",
             )
+        if self._may_be_rebound(request):
+            return refusal(
+                403,
+                "WRONG_HOST",
+                "without tokens this answers to an address or a name without dots: a page of "
+                "another site could have any other name lead here",
+            )
         if _is_foreign(request):
             return refusal(403, "WRONG_ORIGIN", "another site's page may not read this")
         if request.path.startswith(OPEN) or self.admits(request):
@@ -115,6 +123,15 @@ class Guard:
         token = _token(request)
         return token is not None and self.authenticate(token) is not None
 
+    def _may_be_rebound(self, request: web.Request) -> bool:
+        """Whether a site could have made a browser believe that this is its own server."""
+        return (
+            self.authenticate is None
+            and not self.local
+            and not request.path.startswith((OPEN, METRICS))
+            and not _is_own(request.headers.get("Host", ""))
+        )
+
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Stand before every handler; what it raises becomes an answer here, and nowhere else."""
@@ -136,9 +153,26 @@ class Guard:
             return refusal(500, "INTERNAL", message)
 
 
+def _name(host: str) -> str:
+    """What a Host header names, without the port: that may be a tunnel's."""
+    return host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+
+
+def _is_own(host: str) -> bool:
+    """Whether a Host header has what no stranger's name server can answer for: an address, or a
+    name without dots.
+    """
+    name = _name(host)
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return bool(name) and "." not in name.rstrip(".")
+    return True
+
+
 def _is_local(host: str) -> bool:
-    """Whether a Host header names this machine, whatever the port: it may be a tunnel's."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    """Whether a Host header names this machine."""
+    name = _name(host)
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

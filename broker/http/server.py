@@ -108,10 +108,12 @@ class HttpServer:
     async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
-    async def _ready(self, _: web.Request) -> web.Response:
+    async def _ready(self, request: web.Request) -> web.Response:
         reasons = self._readiness.reasons()
         if not reasons:
             return web.json_response({"status": "ready"})
+        if not self._guard.admits(request):
+            reasons = dict.fromkeys(reasons, "told to who may look")
         return web.json_response({"status": "not_ready", "reasons": reasons}, status=503)
 
     async def _metrics(self, _: web.Request) -> web.Response:

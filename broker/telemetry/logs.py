@@ -18,6 +18,8 @@ from broker.runtime.trace import correlation_id
 
 QUIET: tuple[str, ...] = ("alembic", "asyncio", "sqlalchemy", "ib_async")
 """Libraries whose INFO is not the broker's news."""
+SILENT: Final = ("aiohttp.server",)
+"""Libraries that log what strangers send; what our handlers raise is logged by the guard."""
 
 _SECRETS: Final = (
     # The password of an address, a token, and all of an account's id but its kind and its end.
@@ -42,6 +44,8 @@ def configure(level: str, log_format: str) -> None:
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def formatter(log_format: str, *, colors: bool = False) -> logging.Formatter:
@@ -99,4 +103,6 @@ def _masked(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
     return value

@@ -79,6 +79,7 @@ async def test_dev_runs_everything_a_newcomer_needs(fresh_data_dir: Path) -> Non
             assert (str(row["session_id"]), row["client_id"], row["final_state"], events) == (
                 *(session["session_id"], 7, "DISCONNECTED", 4),
             )
+            left = json.loads((await ask("sessions", "open", "--output", "json", *at)).out)
             children = psutil.Process(process.pid).children(recursive=True)
             stopped = await interrupt(process)
             assert stopped.code == 0, stopped.err
@@ -89,6 +90,11 @@ async def test_dev_runs_everything_a_newcomer_needs(fresh_data_dir: Path) -> Non
             # A broker that comes back is found, and the watch goes on where it was.
             async with running(*dev(address, fresh_data_dir)) as again:
                 await until(watch, "it is back")
+                # So is its Gateway, at the address to which the session belongs.
+                kept = json.loads(
+                    (await ask("sessions", "get", left["session_id"], "-o", "json", *at)).out
+                )
+                assert kept["close_reason"] == ""
                 assert (await interrupt(again)).code == 0
             assert (await interrupt(watch)).err == ""
 

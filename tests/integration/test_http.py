@@ -204,7 +204,11 @@ async def test_beyond_loopback_health_is_open_and_the_console_closed(
         _,
         session,
     ):
-        assert (await ask(session, "", Host="console.example"))[0] == 200
+        for host in ("192.0.2.7:8080", "[2001:db8::7]", "broker:8080", "localhost"):
+            assert (await ask(session, "", Host=host))[0] == 200
+        status, body, _ = await ask(session, "", Host="console.example")
+        assert (status, body["reason"]) == (403, "WRONG_HOST")
+        assert (await ask(session, "health/live", Host="console.example"))[0] == 200
 
 
 @asynccontextmanager
@@ -334,6 +338,8 @@ async def test_where_callers_need_tokens_the_console_does_on_loopback_too_and_he
     trial = make(tmp_path)
     async with http(simulator, database_url, access_file=trial.access_file) as (_, session):
         assert (await ask(session, "health/live"))[0] == 200
+        _, body, _ = await ask(session, "health/ready")
+        assert body["reasons"] == {"gateways": "told to who may look"}
         status, body, headers = await ask(session, "")
         assert (status, body["reason"]) == (401, "UNAUTHENTICATED")
         assert headers["WWW-Authenticate"].startswith("Basic")

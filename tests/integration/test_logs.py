@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import logging
 import uuid
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +22,9 @@ from broker.gateway.base import GatewayKind
 from broker.rpc import convert
 from broker.simulator.gateway import SimulatedGateway
 from broker.telemetry import logs
+from tests.access import make
 from tests.harness import Client, eventually, serving
+from tests.program import ended, free_address, start
 from tests.scripted_run import CORRELATION_ID, SETTINGS, play
 
 Line = dict[str, Any]
@@ -228,3 +233,53 @@ async def test_the_same_run_is_readable_for_people(
     assert "[info     ] connection_attempt" in attempt
     assert "client_id=7" in attempt
     assert "{" not in success
+
+
+async def test_no_stranger_writes_into_the_log(
+    simulator: SimulatedGateway, database_url: str, tmp_path: Path
+) -> None:
+    trial = make(tmp_path)
+    grpc_address, http_address = free_address(), free_address()
+    process = await start(
+        "serve",
+        DATABASE_URL=database_url,
+        IB_GATEWAY_PORT=str(simulator.port),
+        GATEWAY_BROKER_GRPC_LISTEN=grpc_address,
+        GATEWAY_BROKER_HTTP_LISTEN=http_address,
+        GATEWAY_BROKER_TLS_CERTIFICATE=str(trial.certificate),
+        GATEWAY_BROKER_TLS_KEY=str(trial.key),
+        GATEWAY_BROKER_ACCESS_FILE=str(trial.access_file),
+    )
+
+    async def alive() -> bool:
+        return "200 OK" in await knock(
+            http_address, "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+
+    await eventually(alive, timeout=30)
+    huge = f"GET / HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {'A' * 14_000}\r\n\r\n"
+    for text in (huge, "nonsense\r\n\r\n"):
+        await knock(http_address, text)
+        await knock(grpc_address, text)
+    process.terminate()
+    said = await ended(process)
+    events = [json.loads(line)["event"] for line in said.err.splitlines()]
+    assert events[-1] == "broker_stopped"
+    assert not {"Error handling request", "request_failed"} & set(events)
+
+
+async def knock(address: str, text: str) -> str:
+    """What a port answers to a text; empty if it hangs up."""
+    host, _, port = address.rpartition(":")
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return ""
+    writer.write(text.encode())
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(2):
+            answer = (await reader.read(4096)).decode(errors="replace")
+            writer.close()
+            return answer
+    writer.close()
+    return ""

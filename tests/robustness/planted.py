@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from broker.forking import let_processes_fork
+from broker import before_grpc
 
 
 def main(name: str) -> None:
     """Plant the bug and serve."""
-    let_processes_fork()
+    before_grpc.prepare()
     # gRPC reads its environment when it is imported.
     from broker.cli.root import run
     from tests.robustness.plants.bugs import BUGS
