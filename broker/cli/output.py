@@ -22,6 +22,7 @@ from ibgateway.client.errors import (
     BrokerUnreachableError,
     CallTimeoutError,
     InvalidArgumentError,
+    PermissionDeniedError,
     SlowConsumerError,
     UnauthenticatedError,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from rich.console import Console
     from rich.status import Status
+    from rich.table import Table
     from rich.text import Text
 
 PATIENCE: Final = 1.0
@@ -162,10 +164,21 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> No
         grid.add_column(columns[index].name, no_wrap=not folds, overflow="fold")
     for row in cells:
         grid.add_row(*(row[index] for index in shown))
-    out.print(grid)
+    _show(out, grid)
     hidden = [item.name for index, item in enumerate(columns) if index not in shown]
     if hidden:
         line(f"(too narrow for: {', '.join(hidden)})")
+
+
+def _show(out: Console, grid: Table) -> None:
+    """Write a table; where it is no terminal, without the blanks that fill its lines."""
+    if out.is_terminal:
+        out.print(grid)
+        return
+    with out.capture() as captured:
+        out.print(grid)
+    for text in captured.get().splitlines():
+        typer.echo(text.rstrip())
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
@@ -198,7 +211,7 @@ def fields(pairs: Iterable[tuple[str, str | Text]]) -> None:
     for name, value in pairs:
         if value:
             grid.add_row(name, harmless(_text(value)))
-    console().print(grid)
+    _show(console(), grid)
 
 
 def line(text: str | Text) -> None:
@@ -286,6 +299,10 @@ def hint(failed: BrokerError) -> str:
     """What to do about a call that failed."""
     if isinstance(failed, BrokerUnreachableError) and re.search("SSL|certificate", failed.message):
         return _TRUST
+    if isinstance(failed, PermissionDeniedError) and failed.metadata.get("role") == (
+        failed.needed_role
+    ):
+        return "leave --owner out: a token or a certificate says in whose name you call"
     return next((text for kind, text in _HINTS if isinstance(failed, kind)), failed.hint)
 
 

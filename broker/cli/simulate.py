@@ -51,6 +51,7 @@ def simulate(
     control: Annotated[
         str,
         typer.Option(
+            "--control-listen",
             metavar="HOST:PORT",
             help="Where the gRPC control service listens. It has no authentication.",
         ),
@@ -119,7 +120,7 @@ def simulate(
     """
     del list_faults  # its callback has ended the program
     where = listen_address(listen, "--listen")
-    control_where = None if no_control else listen_address(control, "--control")
+    control_where = None if no_control else listen_address(control, "--control-listen")
     faults = [_fault(text) for text in fault or ()]
     accounts = tuple(account or SimulatorSettings().accounts)
     try:

@@ -130,8 +130,8 @@ class Story:
         if not event.persisted:
             if not self._unkept:
                 yield Text(
-                    "-- the database is away: what follows is lost if the broker dies before it "
-                    "is back --",
+                    "-- the record is behind: what follows is lost if the broker dies before it is "
+                    "written --",
                     style="bold yellow",
                 )
             self._unkept.add(key)

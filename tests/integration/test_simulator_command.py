@@ -50,7 +50,12 @@ async def _start(*arguments: str) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 async def test_the_command_says_what_it_is_serves_and_stops_cleanly(stop: signal.Signals) -> None:
     process = await _start(
-        "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--fault", "reset-after-accept:1"
+        "--listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+        "--fault",
+        "reset-after-accept:1",
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -82,7 +87,7 @@ async def test_the_command_says_what_it_is_serves_and_stops_cleanly(stop: signal
 
 async def test_the_limits_of_the_gateway_are_set_on_the_command_line() -> None:
     process = await _start(
-        "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0",
+        "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0",
         "--read-only", "--rate-limit", "0", "--hold-after-reset", "0.5",
     )  # fmt: skip
     assert process.stdout is not None
@@ -119,7 +124,7 @@ async def test_a_port_that_is_taken_is_told_with_exit_code_1() -> None:
         (["--listen", "4002"], "not HOST:PORT"),
         (["--listen", "127.0.0.1:70000"], "not HOST:PORT"),
         (["--listen", "::1:4002"], "not HOST:PORT"),
-        (["--control", "here:there"], "not HOST:PORT"),
+        (["--control-listen", "here:there"], "not HOST:PORT"),
         (["--server-version", "156"], "157 to 200"),
         (["--server-version", "new"], "not a valid int"),
         (["--account", "DU1,DU2"], "letters and digits"),

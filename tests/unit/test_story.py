@@ -229,7 +229,7 @@ def test_what_is_told_before_it_is_on_record_is_said_to_be_so_and_not_told_again
     kept = [updated(n, persisted=True) for n in (3, 4, 5)]
     lines = told(*unkept, *kept)
     assert [line for line in lines if line.startswith("--")] == [
-        "-- the database is away: what follows is lost if the broker dies before it is back --",
+        "-- the record is behind: what follows is lost if the broker dies before it is written --",
         "-- all of that is on record now --",
     ]
     assert [line.partition("lease_ttl ")[2] for line in lines if "lease_ttl" in line] == [
