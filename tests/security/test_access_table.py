@@ -1,7 +1,7 @@
 """Every rpc, called by everybody over a real TLS socket: who is served, and who is refused how.
 
 The table of ``docs/access.md`` is made from what happens here. To write it anew:
-``UPDATE_DOCS=1 pytest tests/integration/test_access_table.py``
+``UPDATE_DOCS=1 pytest tests/security/test_access_table.py``
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.access import calling, give_token, guarded, make, token_of
 from tests.harness import Client, refusal
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "access.md"
-BEGIN: Final = "<!-- made by tests/integration/test_access_table.py -->\n"
+BEGIN: Final = "<!-- made by tests/security/test_access_table.py -->\n"
 END: Final = "<!-- end of what is made -->\n"
 CALLERS: Final = (
     "no token",
