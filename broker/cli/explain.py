@@ -230,8 +230,12 @@ class _Case:
         found = [item.last_failure for item in self._waiting if item.last_failure.reason]
         last = self._gateway.last_failure
         worked = max((_time(item.connect_time) for item in self._connected), default=0.0)
-        stands = not self._gateway.reachable or not found
-        if last.reason and stands and (not self._gateway.reachable or _time(last.time) > worked):
+        if not self._gateway.reachable:
+            stands = True
+        else:
+            # A gateway that answers has answered since the last dial that it did not.
+            stands = not found and not _is_unanswered(last) and _time(last.time) > worked
+        if last.reason and stands:
             found.append(last)
         return max(found, key=lambda item: _time(item.time), default=None)
 
@@ -298,7 +302,7 @@ class _Case:
         elif self._waiting:
             yield "An attempt is under way."
         elif status is Status.DOWN:
-            yield "Nobody dials it before a session is opened."
+            yield "It has no sentinel: nobody dials it before a session is opened."
         elif status is Status.REFUSING:
             yield "No session waits for it: it is dialled when one is opened."
 
@@ -421,6 +425,11 @@ def _false(session: session_pb2.Session) -> list[session_pb2.Condition]:
     return [
         fact for fact in session.conditions if fact.status == session_pb2.CONDITION_STATUS_FALSE
     ]
+
+
+def _is_unanswered(failure: error_pb2.ConnectionFailure) -> bool:
+    """Whether a dial has ended before the Gateway told its version."""
+    return failure.phase in {"tcp", "handshake"} and failure.reason != "IB_CONN_006"
 
 
 def _facts(sessions: Sequence[session_pb2.Session]) -> Iterator[str]:

@@ -27,7 +27,7 @@ class GatewayReport:
         drained: by whom and why; empty if it is not.
         circuit: CLOSED, OPEN or HALF_OPEN.
         maintenance_end: when its maintenance window ends; None outside one.
-        next_attempt: when it is tried again; None if it answers, or nobody wants it.
+        next_attempt: when it is tried again; None if it answers, or nobody dials it.
     """
 
     gateway_id: str

@@ -183,6 +183,7 @@ class Endpoint:
         self._waiting: deque[_Waiter] = deque()
         self._rung = 0
         self._due: float | None = None
+        self._check_due: float | None = None
         self._outage: GatewayError | None = None
         self._news: asyncio.Future[None] | None = None
         self._orders: asyncio.Future[None] | None = None
@@ -195,6 +196,13 @@ class Endpoint:
         if self._due is None:
             return None
         return max(self._due - asyncio.get_running_loop().time(), 0.0)
+
+    @property
+    def check_in(self) -> float | None:
+        """Seconds until the sentinel dials a gateway that does not answer; None if none does."""
+        if self._check_due is None or self.reachable is not False or self.drain is not None:
+            return None
+        return max(self._check_due - asyncio.get_running_loop().time(), 0.0)
 
     @property
     def half_open_in(self) -> float | None:
@@ -262,6 +270,11 @@ class Endpoint:
         """Close the circuit, and let whoever waits for the gateway try at once."""
         self.breaker.reset()
         self._begin_anew()
+
+    def plan_check(self, seconds: float | None) -> None:
+        """The sentinel dials in so many seconds, or is about to; None if there is no sentinel."""
+        now = asyncio.get_running_loop().time()
+        self._check_due = now + seconds if seconds is not None else None
 
     def stop(self) -> None:
         """Stop what would happen by itself."""

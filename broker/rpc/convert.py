@@ -287,7 +287,7 @@ def gateway(
         )
         if drain is not None
         else None,
-        next_attempt_time=_in(endpoint.retry_in, now) if holders else None,
+        next_attempt_time=_in(endpoint.retry_in if holders else endpoint.check_in, now),
         maintenance_end_time=timestamp(endpoint.maintenance_end()),
     )
     if endpoint.reachable is not None:

@@ -140,6 +140,7 @@ class Gateways:
             sentinel = self._sentinels.pop(gateway_id, None)
             if sentinel is not None:
                 sentinel.cancel()
+                self.endpoints[gateway_id].plan_check(None)
         elif gateway_id not in self._sentinels:
             self._sentinels[gateway_id] = self._tasks.create_task(
                 self._sentinel(self.endpoints[gateway_id]), name=f"sentinel-{gateway_id}"
@@ -210,6 +211,7 @@ class Gateways:
         correlation_id.set(str(self._new_id()))
         while True:
             link, news = None, News()
+            endpoint.plan_check(0.0)
             try:
                 link = await endpoint.connect(
                     PROBE_CLIENT_ID, timeout=settings.timeout, on_notice=noticed, held_back=True
@@ -219,8 +221,11 @@ class Gateways:
                     "gateway_unreachable",
                     extra={"gateway_id": settings.gateway_id, "error": str(error)},
                 )
+                # Before the endpoint's own wait is over nobody is let dial.
+                pause = max(settings.health_check_interval, endpoint.retry_in or 0.0)
+                endpoint.plan_check(pause)
                 await endpoint.wait(
-                    settings.health_check_interval,
+                    pause,
                     unanswered_at=None if error.answered else self._now(),
                 )
                 continue

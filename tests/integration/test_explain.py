@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from ibgateway.broker.v1 import gateway_service_pb2
+from ibgateway.broker.v1 import gateway_pb2, gateway_service_pb2
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
 from broker.simulator.faults import Fault
@@ -398,6 +398,87 @@ async def test_a_failure_that_is_over_is_told_as_over(
     said = await explained(client)
     assert "is UP" in said
     assert re.search(r"The last failure, IB_CONN_001 at \d{4}-.* ago\), is over\.", said)
+
+
+async def test_an_outage_that_is_over_does_not_condemn_a_gateway_without_sessions(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    changes = {**PATIENT, "retry_initial_delay": 0.2, "sentinel": True}
+    async with serving(simulator, database_url, gateway_changes=changes) as client:
+        session = await client.open(client_id=7)
+        await close(client, simulator)
+
+        async def failed() -> bool:
+            return (await client.get(session.session_id)).error_count > 1
+
+        await eventually(failed)
+        await simulator.start_listening()
+        await client.gateways.ResetCircuitBreaker(gateway_service_pb2.ResetCircuitBreakerRequest())
+
+        async def is_connected() -> bool:
+            return (await client.get(session.session_id)).state == CONNECTED
+
+        await eventually(is_connected)
+        await client.close(session.session_id)
+        await eventually(lambda: [record.client_id for record in simulator.clients] == [9999])
+        said = await explained(client)
+    assert "is UP" in said
+    assert "The last failure, IB_CONN_001 at " in said
+    assert "No session uses it." in said
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        {"health_check_interval": 40.0, "retry_initial_delay": 0.1},
+        {"health_check_interval": 0.1, "retry_initial_delay": 40.0, "retry_max_delay": 40.0},
+    ],
+    ids=["its-interval", "the-gateways-own-wait"],
+)
+async def test_a_gateway_that_only_the_sentinel_dials_says_when(
+    simulator: SimulatedGateway, database_url: str, waits: dict[str, float]
+) -> None:
+    changes = {**PATIENT, "retry_jitter": 0.0, "sentinel": True, **waits}
+    async with serving(simulator, database_url, gateway_changes=changes) as client:
+        await eventually(lambda: [record.client_id for record in simulator.clients] == [9999])
+        await close(client, simulator)
+
+        async def known() -> gateway_pb2.Gateway:
+            answer = await client.gateways.GetGateway(gateway_service_pb2.GetGatewayRequest())
+            gateway: gateway_pb2.Gateway = answer.gateway
+            return gateway
+
+        async def is_down() -> bool:
+            gateway = await known()
+            return gateway.HasField("reachable") and not gateway.reachable
+
+        await eventually(is_down)
+        gateway = await known()
+        said = await explained(client)
+        await client.gateways.DrainGateway(gateway_service_pb2.DrainGatewayRequest(reason="no"))
+        drained = await known()
+    due = gateway.next_attempt_time.ToNanoseconds() - gateway.last_failure.time.ToNanoseconds()
+    assert due / 1e9 == pytest.approx(40.0, abs=1.0)
+    assert "is DOWN: it does not answer." in said
+    assert re.search(r"Next It is dialled again at \d{4}-\S+ \S+, in \d+ s; nobody need ask", said)
+    assert not drained.HasField("next_attempt_time"), "nobody dials it before it is resumed"
+
+
+async def test_a_gateway_that_nobody_dials_says_so(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, gateway_changes=PATIENT) as client:
+        await simulator.stop_listening()
+        session = await client.open(client_id=7, return_immediately=True)
+
+        async def failed() -> bool:
+            return (await client.get(session.session_id)).attempt > 0
+
+        await eventually(failed)
+        await client.close(session.session_id)
+        said = await explained(client)
+    assert "is DOWN: it does not answer." in said
+    assert "It has no sentinel: nobody dials it before a session is opened." in said
 
 
 async def test_sessions_that_live_on_a_gateway_that_takes_no_more_are_not_called_down(
