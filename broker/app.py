@@ -312,10 +312,9 @@ async def _http(
         authenticate=authenticate,
         insecure=settings.insecure_no_auth,
     )
-    metrics_listen = f"{settings.metrics_host}:{settings.prometheus_port}"
     server = HttpServer(
         listen=settings.http_listen,
-        metrics_listen=metrics_listen,
+        metrics_listen=settings.metrics_listen,
         readiness=readiness,
         console=Console(
             sessions=api.sessions,
@@ -327,7 +326,7 @@ async def _http(
             limit=settings.console_limit,
         ),
         guard=guard,
-        metrics_guard=Guard(local=is_loopback(metrics_listen), insecure=True),
+        metrics_guard=Guard(local=is_loopback(settings.metrics_listen), insecure=True),
         exposition=exposition,
     )
     stack.push_async_callback(server.stop)

@@ -10,12 +10,13 @@ name is nearly that of a setting. ``broker.provenance`` knows where a value came
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import platformdirs
 from pydantic import (
@@ -64,9 +65,11 @@ FROM_FILES: Final = ("DATABASE_URL",)
 """Variables whose value may be in a file, which the variable with _FILE at its end names."""
 _OURS: Final = (PREFIX, "IB_GATEWAY_")
 GATEWAY_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_HOST_NAME: Final = re.compile(r"[^\s:/@\[\]]+")
 _LOOPBACK: Final = "loopback"
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 """Where a server that listens on all addresses is reached from its own machine."""
+_ALL_ADDRESSES: Final = frozenset(host.strip("[]") for host in _REACHED_AT)
 
 
 def _pool(value: object) -> object:
@@ -120,6 +123,24 @@ def _listen_or_not(value: str) -> str:
     return "" if value in ("", OFF) else _listen(value)
 
 
+def _host(value: str) -> str:
+    """With brackets if it is of IPv6, so that a port can follow."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    if _HOST_NAME.fullmatch(value):
+        return value
+    try:
+        return f"[{ipaddress.IPv6Address(bare)}]"
+    except ValueError:
+        raise ValueError("must be a name or an address, such as 127.0.0.1 or [::1]") from None
+
+
+def _level(value: object) -> object:
+    """In capitals, unless it is none: then it is told as it was given."""
+    is_one = isinstance(value, str) and value.upper() in get_args(LogLevel)
+    return str(value).upper() if is_one else value
+
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Budget = Annotated[float, Field(ge=0.01, le=86400, allow_inf_nan=False)]
@@ -236,7 +257,9 @@ class Settings(BaseSettings):
     neither. Beyond loopback health is open to all, the console to those with a token."""
     console_limit: int = Field(default=32, ge=1, le=1000)
     """How many consoles may be open at once."""
-    metrics_host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    metrics_host: Annotated[str, AfterValidator(_host)] = Field(
+        default="127.0.0.1", min_length=1, max_length=253
+    )
     """Where metrics are served over HTTP; beyond loopback whoever connects can read them."""
     prometheus_port: int = Field(default=9090, ge=0, le=65535)
     """The port of metrics; 0 takes a free one."""
@@ -274,7 +297,7 @@ class Settings(BaseSettings):
     """Seconds between two looks for what is to be deleted."""
     stop_grace: Seconds = 10.0
     """Seconds that requests may take to end when the broker stops."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_level: Annotated[LogLevel, BeforeValidator(_level)] = "INFO"
     """The least severe messages to log."""
     log_format: Literal["json", "console"] = "json"
     """How log lines are written."""
@@ -327,6 +350,7 @@ class Settings(BaseSettings):
                     f"({gateway.host}:{gateway.port}); two names would fight over its client ids"
                 )
             addresses[address] = name
+        wrong.extend(self._collisions())
         if (self.tls_certificate is None) != (self.tls_key is None):
             wrong.append("tls_certificate, tls_key: one is nothing without the other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
@@ -347,6 +371,22 @@ class Settings(BaseSettings):
     def knows_callers(self) -> bool:
         """Whether callers must say who they are."""
         return self.access_file is not None or self.tls_client_ca is not None
+
+    @property
+    def metrics_listen(self) -> str:
+        """Where metrics are served, as HOST:PORT; empty without any."""
+        return f"{self.metrics_host}:{self.prometheus_port}" if self.metrics else ""
+
+    def _collisions(self) -> Iterator[str]:
+        """Which of our own servers could not listen beside another of ours."""
+        servers = {
+            "grpc_listen": self.grpc_listen,
+            "http_listen": self.http_listen,
+            "prometheus_port": self.metrics_listen,
+        }
+        for (one, at), (other, there) in itertools.combinations(servers.items(), 2):
+            if at and there and _overlap(at, there):
+                yield f"{other}: {there} is taken by {one} ({at}); give one of them another port"
 
     def _lacks_access(self) -> Iterator[str]:
         """Why this may not listen: anybody who connects could trade, or read a token on its way."""
@@ -463,6 +503,15 @@ def access_file() -> Path | None:
 def is_loopback(address: str) -> bool:
     """Whether HOST:PORT is on this machine."""
     return _canonical_host(address.rpartition(":")[0]) == _LOOPBACK
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether nobody can listen on both HOST:PORT; two free ports (0) are never the same."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    hosts = {name.strip("[]").lower().rstrip(".") for name in (host, other_host)}
+    hosts = {"127.0.0.1" if name == "localhost" else name for name in hosts}
+    is_shared = len(hosts) == 1 or not hosts.isdisjoint(_ALL_ADDRESSES)
+    return is_shared and int(port) == int(other_port) != 0
 
 
 class _Variables(EnvSettingsSource):

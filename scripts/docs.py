@@ -312,8 +312,8 @@ It changes nothing: it takes no lock, migrates nothing, starts no database.
 - **Client id {PROBE_CLIENT_ID} in use** means that the Gateway is there and that somebody else
   looks at it: another broker, or another doctor. That is a warning.
 - The broker's own PostgreSQL runs with the broker only; without one, the record is not looked into.
-- Certificates, keys and the access file are read by `serve`, which does not start with one that is
-  missing, or that others can read or change, and says which.
+- Certificates, keys and the access file are read as the user who runs it: another user than the
+  broker's may be told something else than `serve`. `config check` looks at them, too.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -73,15 +74,19 @@ def check(*, form: FormatOption = Format.TABLE) -> None:
     """Say all that is wrong with the configuration, and what is probably not meant.
 
     It reads what `serve` would read, the environment and the file that GATEWAY_BROKER_CONFIG names,
-    and starts nothing. Exit codes: 0 accepted (there may be warnings), 1 refused. Whether database
-    and Gateways answer, `gateway-broker doctor` says.
+    and starts nothing; run it as the user of the broker, which must be able to use the files that
+    the configuration names. Exit codes: 0 accepted (there may be warnings), 1 refused. Whether
+    database and Gateways answer, `gateway-broker doctor` says.
     """
     from broker.doctor.doubts import doubts
+    from broker.doctor.files import unusable
 
     problems: tuple[Any, ...] = ()
     doubted: list[Any] = []
     try:
-        doubted = doubts(read_configuration())
+        configuration = read_configuration()
+        doubted = doubts(configuration)
+        problems = tuple(unusable(configuration, lambda: datetime.now(UTC)))
     except ConfigurationError as error:
         problems = error.problems
     if form is Format.JSON:
@@ -105,7 +110,8 @@ def check(*, form: FormatOption = Format.TABLE) -> None:
             said = f" (in {doubt.source})" if doubt.source else ""
             output.line(f"warning: {doubt.field}: {doubt.text}{said}\n  {doubt.advice}")
         if not problems:
-            output.line(f"accepted, with {len(doubted)} warnings" if doubted else "accepted")
+            many = "1 warning" if len(doubted) == 1 else f"{len(doubted)} warnings"
+            output.line(f"accepted, with {many}" if doubted else "accepted")
     if problems:
         raise typer.Exit(1)
 

@@ -107,7 +107,7 @@ def dev(
         http_listen=http_listen,
         prometheus_port=prometheus_port,
         data_dir=data_dir or dev_data_dir(),
-        log_level=log_level.upper(),
+        log_level=log_level,
         log_format="console",
         **({} if access is None else _asking(access)),
     )

@@ -39,7 +39,8 @@ async def grpc(case: Case) -> Finding:
 
 async def other(case: Case, name: str) -> Finding:
     """Whether an address beside gRPC's is free, or the running broker's."""
-    value = getattr(case.settings, name)
+    settings = case.settings
+    value = settings.metrics_listen if name == "prometheus_port" else getattr(settings, name)
     if value is None or value == "":
         return ok("not used")
     listen = value if isinstance(value, str) else f"127.0.0.1:{value}"

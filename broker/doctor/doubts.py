@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from broker.config import DEFAULT_GATEWAY, Configuration, GatewayConfig
+from broker.config import DEFAULT_GATEWAY, Configuration, GatewayConfig, Settings, is_loopback
 from broker.gateway.base import GatewayKind
 from broker.provenance import DEFAULT, Kind, Location, is_secret, masked
 
@@ -43,7 +43,12 @@ class Doubt:
 
 def doubts(configuration: Configuration) -> list[Doubt]:
     """All doubts about a configuration."""
-    return [*_of_sources(configuration), *_of_broker(configuration), *_of_gateways(configuration)]
+    return [
+        *_of_sources(configuration),
+        *_of_strangers(configuration),
+        *_of_broker(configuration),
+        *_of_gateways(configuration),
+    ]
 
 
 def _doubt(
@@ -79,16 +84,48 @@ def _of_sources(configuration: Configuration) -> Iterator[Doubt]:
         )
 
 
-def _of_broker(configuration: Configuration) -> Iterator[Doubt]:
-    settings, origins = configuration.settings, configuration.origins
+def _of_strangers(configuration: Configuration) -> Iterator[Doubt]:
+    """What others on the network can do or read."""
+    settings = configuration.settings
     if settings.insecure_no_auth:
+        yield _doubt(configuration, ("insecure_no_auth",), *_insecure(settings), told=True)
+    has_tokens = settings.access_file is not None
+    if has_tokens and settings.http_listen and not is_loopback(settings.http_listen):
         yield _doubt(
             configuration,
-            ("insecure_no_auth",),
+            ("http_listen",),
+            "the console is plain HTTP beyond loopback: tokens can be read on their way",
+            "Listen on 127.0.0.1, set it to off, or put something before it that speaks TLS.",
+        )
+    if settings.metrics and not is_loopback(settings.metrics_listen):
+        yield _doubt(
+            configuration,
+            ("metrics_host",),
+            "is beyond loopback: whoever connects can read the metrics",
+            "Set it to 127.0.0.1, or make sure that only Prometheus can connect.",
+        )
+
+
+def _insecure(settings: Settings) -> tuple[str, str]:
+    """What is doubted of insecure_no_auth, and what to do."""
+    if not settings.knows_callers:
+        return (
             "whoever reaches the port can open and close sessions",
             "Listen on 127.0.0.1, or make sure that the network itself keeps strangers out.",
-            told=True,
         )
+    if settings.tls_certificate is None:
+        return (
+            "callers are known, but tokens can be read on their way unless something encrypts them",
+            "Set tls_certificate and tls_key, or make sure that something in front speaks TLS.",
+        )
+    return (
+        "gRPC does not need it: callers are known, and what they send is encrypted",
+        "Take it away.",
+    )
+
+
+def _of_broker(configuration: Configuration) -> Iterator[Doubt]:
+    settings, origins = configuration.settings, configuration.origins
     if settings.database_url is None:
         yield _doubt(
             configuration,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from broker.config import Settings
-from broker.doctor import addresses, database, gateway, machine
+from broker.doctor import addresses, database, files, gateway, machine
 from broker.doctor.case import Case
 from broker.doctor.check import Check
 
@@ -15,6 +15,7 @@ _BROKER: Final = (
     Check[Case]("event loop", machine.event_loop),
     Check("open files", machine.open_files),
     Check("data directory", machine.data_directory),
+    Check("access files", files.access),
     Check("grpc_listen", addresses.grpc),
 )
 _DATABASE: Final = (

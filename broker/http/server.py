@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Final
 
@@ -24,7 +25,7 @@ class HttpServer:
 
     Args:
         listen: HOST:PORT for health and the console; empty for neither.
-        metrics_listen: HOST:PORT for metrics.
+        metrics_listen: HOST:PORT for metrics; not looked at without any.
         readiness: whether the broker can be used.
         console: the page.
         guard: who may look at it.
@@ -80,7 +81,9 @@ class HttpServer:
             app = web.Application(middlewares=[self._metrics_guard.middleware])
             app.add_routes([web.get("/metrics", self._metrics)])
             self.metrics_address = await self._serve(
-                app, self._metrics_listen, "--prometheus-port (PROMETHEUS_PORT)"
+                app,
+                self._metrics_listen,
+                "--prometheus-port (PROMETHEUS_PORT) or GATEWAY_BROKER_METRICS_HOST",
             )
 
     async def stop(self) -> None:
@@ -99,9 +102,10 @@ class HttpServer:
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
+            taken = "Stop what runs there, or c" if error.errno == errno.EADDRINUSE else "C"
             raise StartupError(
-                f"cannot listen on {listen}: {error.strerror or error}. Stop what runs there, or "
-                f"choose another address with {setting}"
+                f"cannot listen on {listen}: {error.strerror or error}. {taken}hoose another "
+                f"address with {setting}"
             ) from None
         return f"{host}:{runner.addresses[0][1]}"
 

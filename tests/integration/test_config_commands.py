@@ -107,7 +107,7 @@ async def test_check_tells_all_that_is_wrong_at_once(file: Path) -> None:
 async def test_check_accepts_and_tells_what_serve_would_warn_of(file: Path) -> None:
     fine = await ask("config", "check", GATEWAY_BROKER_CONFIG=str(file))
     assert fine.code == 0
-    assert fine.out.splitlines()[-1] == "accepted, with 1 warnings"
+    assert fine.out.splitlines()[-1] == "accepted, with 1 warning"
     assert "gateways: none is named 'default'" in fine.out
     bare = await ask("config", "check", "-o", "json")
     found = json.loads(bare.out)
@@ -144,3 +144,23 @@ async def test_serve_refuses_what_check_refuses(file: Path) -> None:
         said = await ended(process)
     assert said.code == 1
     assert f"did you mean session_limit? (in {file}, line 1)" in said.err
+
+
+async def test_check_refuses_the_files_that_serve_refuses(tmp_path: Path) -> None:
+    access, key = tmp_path / "access", tmp_path / "key.pem"
+    access.write_text("# nobody\n")
+    access.chmod(0o644)
+    (tmp_path / "server.pem").write_text("")
+    environ = {
+        "GATEWAY_BROKER_GRPC_LISTEN": free_address(),
+        "GATEWAY_BROKER_ACCESS_FILE": str(access),
+        "GATEWAY_BROKER_TLS_CERTIFICATE": str(tmp_path / "server.pem"),
+        "GATEWAY_BROKER_TLS_KEY": str(key),
+    }
+    said = await ask("config", "check", **environ)
+    assert said.code == 1
+    assert f"access_file: {access}: can be read by everybody" in said.err
+    assert f"tls_key: {key}: No such file or directory (in GATEWAY_BROKER_TLS_KEY)" in said.err
+    assert "accepted" not in said.out
+    async with running("serve", **environ) as process:
+        assert f"{access}: can be read by everybody" in (await ended(process)).err

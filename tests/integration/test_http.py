@@ -127,6 +127,33 @@ async def test_an_address_that_is_taken_names_the_setting_to_change(
                 pytest.fail("it serves")
     assert address in str(caught.value)
     assert "--http-listen (GATEWAY_BROKER_HTTP_LISTEN" in str(caught.value)
+    assert "Stop what runs there" in str(caught.value)
+
+
+async def test_an_address_that_this_machine_has_not_is_nobodys_to_stop(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    settings = Settings(
+        gateways={"default": gateway(simulator)},
+        database_url=database_url,
+        **{**NO_FIXED_PORTS, "metrics_host": "192.0.2.1"},
+    )
+    with pytest.raises(StartupError) as caught:
+        async with broker(settings):
+            pytest.fail("it serves")
+    assert "cannot listen on 192.0.2.1:0" in str(caught.value)
+    assert "GATEWAY_BROKER_METRICS_HOST" in str(caught.value)
+    assert "Stop what runs there" not in str(caught.value)
+
+
+async def test_metrics_on_ipv6_are_shown_with_brackets(
+    simulator: SimulatedGateway, database_url: str
+) -> None:
+    async with serving(simulator, database_url, metrics_host="::1") as client:
+        address = client.running.metrics_address
+        assert address.startswith("[::1]:")
+        async with aiohttp.ClientSession() as session:
+            assert (await ask(session, f"http://{address}/metrics"))[0] == 200
 
 
 async def test_without_an_address_and_without_metrics_nothing_is_served(

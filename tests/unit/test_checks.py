@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from broker.doctor.database import skew
 from broker.doctor.doubts import Doubt, doubts
 from broker.doctor.table import checks
 from broker.provenance import Origins
+from tests.access import make, settings
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +175,11 @@ async def test_whatever_else_listens_is_looked_at_without_a_word_from_us() -> No
             assert finding.status is Status.WRONG
             assert f"{here} cannot be listened on" in finding.text
             assert f"sport = :{port}" in finding.advice
-        ours = await seen("http_listen", http_listen=here, grpc_listen=here, running=True)
+        with socket.socket() as grpc:
+            grpc.bind(("127.0.0.1", 0))
+            grpc.listen()
+            there = f"127.0.0.1:{grpc.getsockname()[1]}"
+            ours = await seen("http_listen", http_listen=here, grpc_listen=there, running=True)
         assert ours.text == f"{here} is taken, by the running broker as it seems"
 
 
@@ -310,3 +315,94 @@ def test_serve_says_itself_what_its_log_has_already(
     assert found["database_url"].told
     assert not found["auto_migrate"].told
     assert found["gateways.default.port"].text == "4002 is usually paper, and the kind is live"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "told"),
+    [
+        (
+            "access_file = 'a'\nhttp_listen = '0.0.0.0:8080'",
+            "http_listen",
+            "the console is plain HTTP beyond loopback: tokens can be read on their way",
+        ),
+        ("metrics_host = '::'", "metrics_host", "whoever connects can read the metrics"),
+        (
+            "insecure_no_auth = true\ngrpc_listen = '0.0.0.0:1'",
+            "insecure_no_auth",
+            "whoever reaches the port can open and close sessions",
+        ),
+        (
+            "insecure_no_auth = true\ngrpc_listen = '0.0.0.0:1'\naccess_file = 'a'",
+            "insecure_no_auth",
+            "callers are known, but tokens can be read on their way",
+        ),
+    ],
+)
+def test_what_others_can_read_or_do_is_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, field: str, told: str
+) -> None:
+    assert told in doubted(tmp_path, monkeypatch, text)[field].text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "access_file = 'a'",
+        "access_file = 'a'\nhttp_listen = 'off'",
+        "http_listen = '0.0.0.0:8080'",
+        "metrics_host = '0.0.0.0'\nmetrics = false",
+    ],
+)
+def test_what_nobody_else_can_read_is_not_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    found = doubted(tmp_path, monkeypatch, text)
+    assert not {"http_listen", "metrics_host", "insecure_no_auth"} & set(found)
+
+
+async def test_the_port_of_metrics_is_looked_at_where_metrics_are() -> None:
+    assert (await seen("prometheus_port", metrics=False)).text == "not used"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        finding = await seen("prometheus_port", prometheus_port=port, metrics_host="127.0.0.2")
+    assert f"127.0.0.2:{port} cannot be listened on" in finding.text
+
+
+async def test_files_that_serve_would_take_are_ok_and_a_certificate_that_expires_soon_is_told(
+    tmp_path: Path,
+) -> None:
+    assert (await seen("access files")).text == "none are configured"
+    trial = make(tmp_path)
+    fine = await seen("access files", **settings(trial, mutual=True))
+    assert fine.status is Status.OK
+    assert "the certificate expires at" in fine.text
+    looked_at = case(**settings(trial))
+    looked_at.now = lambda: datetime.now(UTC) + timedelta(days=20)
+    [row] = [row for row in checks(looked_at.settings) if row.name == "access files"]
+    soon = await row.run(looked_at)
+    assert soon.status is Status.WARNING
+    assert "Renew it" in soon.advice
+
+
+async def test_every_file_that_serve_would_refuse_is_named_with_its_setting(tmp_path: Path) -> None:
+    trial = make(tmp_path)
+    given = settings(trial, mutual=True)
+    trial.access_file.chmod(0o644)
+    trial.key.chmod(0o644)
+    finding = await seen("access files", **given)
+    assert finding.status is Status.WRONG
+    assert f"access_file: {trial.access_file}: can be read by everybody" in finding.text
+    assert f"tls_key: {trial.key}: can be read by everybody" in finding.text
+    trial.key.unlink()
+    finding = await seen("access files", **given)
+    assert f"tls_key: {trial.key}: No such file or directory" in finding.text
+    trial.ca.write_text("no PEM")
+    trial.key.write_bytes(b"")
+    trial.access_file.chmod(0o600)
+    trial.access_file.write_text("one two\nthree\n")
+    text = (await seen("access files", **given)).text
+    assert "tls_key" in text
+    assert "is refused: line 1:" in text
+    assert "\n" not in text

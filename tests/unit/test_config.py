@@ -171,6 +171,9 @@ def test_the_file_declares_gateways_and_the_environment_is_stronger(
         ("GATEWAY_BROKER_GRPC_LISTEN", "50051", "grpc_listen"),
         ("GATEWAY_BROKER_GRPC_LISTEN", "127.0.0.1:99999", "grpc_listen"),
         ("GATEWAY_BROKER_GRPC_LISTEN", "0.0.0.0:50051", "grpc_listen"),
+        ("GATEWAY_BROKER_METRICS_HOST", "a b", "metrics_host"),
+        ("GATEWAY_BROKER_METRICS_HOST", "127.0.0.1:9090", "metrics_host"),
+        ("GATEWAY_BROKER_METRICS_HOST", "[localhost]", "metrics_host"),
         ("GATEWAY_BROKER_STORE_TIMEOUT", "nan", "store_timeout"),
         ("GATEWAY_BROKER_GATEWAYS", "{", "gateways"),
         ("GATEWAY_BROKER_METRICS", "perhaps", "metrics"),
@@ -282,3 +285,64 @@ def test_half_of_a_pair_is_refused(given: dict[str, Any], named: str) -> None:
 def test_beyond_loopback_must_be_asked_for_aloud() -> None:
     settings = load_settings(grpc_listen="0.0.0.0:0", insecure_no_auth=True)
     assert settings.grpc_listen == "0.0.0.0:0"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (
+            {"http_listen": "127.0.0.1:50051"},
+            "http_listen: 127.0.0.1:50051 is taken by grpc_listen",
+        ),
+        (
+            {"http_listen": "localhost:50051"},
+            "http_listen: localhost:50051 is taken by grpc_listen",
+        ),
+        ({"http_listen": "0.0.0.0:50051"}, "http_listen: 0.0.0.0:50051 is taken by grpc_listen"),
+        ({"prometheus_port": 50051}, "prometheus_port: 127.0.0.1:50051 is taken by grpc_listen"),
+        ({"prometheus_port": 8080}, "prometheus_port: 127.0.0.1:8080 is taken by http_listen"),
+        (
+            {"prometheus_port": 8080, "metrics_host": "::1", "http_listen": "[::1]:8080"},
+            "prometheus_port: [::1]:8080 is taken by http_listen",
+        ),
+    ],
+)
+def test_two_servers_of_ours_on_one_address_are_refused_by_both_names(
+    given: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_settings(**given)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"grpc_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "prometheus_port": 0},
+        {"http_listen": "off", "prometheus_port": 8080},
+        {"prometheus_port": 8080, "metrics": False},
+        {"prometheus_port": 8080, "metrics_host": "127.0.0.2"},
+    ],
+)
+def test_what_does_not_listen_or_listens_elsewhere_is_in_nobodys_way(given: dict[str, Any]) -> None:
+    load_settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("host", "listen"),
+    [
+        ("::1", "[::1]:9090"),
+        ("[::1]", "[::1]:9090"),
+        ("10.0.0.1", "10.0.0.1:9090"),
+        ("metrics.lan", "metrics.lan:9090"),
+    ],
+)
+def test_the_host_of_metrics_may_be_of_ipv6_with_or_without_brackets(
+    host: str, listen: str
+) -> None:
+    assert load_settings(metrics_host=host).metrics_listen == listen
+
+
+def test_a_log_level_may_be_in_small_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert load_settings().log_level == "DEBUG"
