@@ -12,7 +12,8 @@ COPY clients/python/pyproject.toml clients/python/README.md clients/python/
 COPY clients/python/ibgateway clients/python/ibgateway
 COPY migrations migrations
 COPY broker broker
-RUN --mount=type=cache,target=/root/.cache/pip deploy/install.sh /opt/gateway-broker
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip deploy/install.sh /opt/gateway-broker
 
 # hadolint ignore=DL3006
 FROM ${BASE}

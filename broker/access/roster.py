@@ -263,6 +263,6 @@ def _replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(descriptor)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # whatever it was, no half of a roster stays beside it
         Path(name).unlink(missing_ok=True)
         raise

@@ -175,11 +175,7 @@ def _shut_down(transport: asyncio.Transport) -> None:
         return
     try:
         transport.write_eof()
-    except (
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ):  # a reset that the loop has not reported yet
+    except (OSError, RuntimeError):  # a reset that the loop has not reported yet
         transport.close()
 
 

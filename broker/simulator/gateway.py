@@ -388,7 +388,7 @@ class SimulatedGateway:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((self._host, self._port))
-        except BaseException:
+        except BaseException:  # nobody else has the socket yet
             bound.close()
             raise
         return bound

@@ -103,7 +103,7 @@ class EmbeddedPostgres:
     async def __aenter__(self) -> Self:
         try:
             await _in_thread(self._cluster.start)
-        except BaseException:
+        except BaseException:  # a cancellation, too, must not leave a server without an owner
             await _in_thread(self._cluster.stop)
             raise
         return self

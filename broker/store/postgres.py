@@ -247,7 +247,7 @@ class Tenure:
                         raise self.fenced()
                     if not held:
                         raise StoreUnavailableError("the lock of this database is still held")
-                except BaseException:
+                except BaseException:  # a cancellation, too, must not keep the lock
                     lock.terminate()
                     raise
         self._watch(lock)
@@ -294,7 +294,7 @@ async def _starting(settings: StoreSettings) -> AsyncIterator[Connection]:
             try:
                 await _require_schema(connection)
                 yield connection
-            except BaseException:
+            except BaseException:  # what the body raises, too: nobody else has it
                 connection.terminate()
                 raise
     except (*_UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:

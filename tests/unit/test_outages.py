@@ -588,8 +588,7 @@ def test_a_crash_over_a_live_link_costs_the_link_and_not_the_session() -> None:
 
 
 def test_news_of_the_gateway_does_not_come_before_the_opening() -> None:
-    """A circuit can open in the very turn in which a session begins."""
-
+    # A circuit can open in the very turn in which a session begins.
     async def main() -> None:
         async with world() as made:
             supervisor = made.prepare(1)

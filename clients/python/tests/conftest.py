@@ -12,8 +12,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import pytest
 import pytest_asyncio
 
+from ibgateway.client import Broker, connect
 from live_broker import LiveBroker, data_directory
 from scripted_broker import ScriptedBroker
+from scripted_session import QUICK, Peer
 
 
 @pytest_asyncio.fixture
@@ -21,6 +23,19 @@ async def scripted() -> AsyncIterator[ScriptedBroker]:
     """A peer that speaks the contract as the test says."""
     async with ScriptedBroker() as broker:
         yield broker
+
+
+@pytest_asyncio.fixture
+async def peer(scripted: ScriptedBroker) -> Peer:
+    """It, with one session that the test moves."""
+    return Peer(scripted)
+
+
+@pytest_asyncio.fixture
+async def broker(scripted: ScriptedBroker) -> AsyncIterator[Broker]:
+    """A client of it that waits for nothing long."""
+    async with connect(scripted.address, backoff=QUICK) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")
