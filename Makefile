@@ -90,7 +90,7 @@ format: install ## put the code into its format
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
 
-proto: install $(PROTO_VENV)/.installed ## make the stubs anew from proto/
+proto: install $(PROTO_VENV)/.installed ## make the stubs of every language anew from proto/
 	$(BIN)/python scripts/stubs.py
 
 $(PROTO_VENV)/.installed: requirements/proto.txt
@@ -113,4 +113,4 @@ lock: ## resolve requirements/*.txt anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/floors.in --output-file requirements/floors.txt
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) $(PROTO_VENV) $(FLOORS_VENV) $(DEPLOY_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .tools $(VENV) $(PROTO_VENV) $(FLOORS_VENV) $(DEPLOY_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -16,23 +16,24 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ibgateway/broker/v1/broker_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetBrokerInfoRequest\"\xbf\x01\n\x0c\x42rokerLimits\x12\x10\n\x08sessions\x18\x01 \x01(\x05\x12\x10\n\x08watchers\x18\x02 \x01(\x05\x12\x11\n\twatch_lag\x18\x03 \x01(\x05\x12,\n\tlease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rretention_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10retention_events\x18\x06 \x01(\x03\"X\n\x0c\x42rokerAccess\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.ibgateway.broker.v1.Role\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xb2\x02\n\x15GetBrokerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x31\n\x06limits\x18\x06 \x01(\x0b\x32!.ibgateway.broker.v1.BrokerLimits\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12\x31\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0b\x32!.ibgateway.broker.v1.BrokerAccess*Q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_TRADER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x32w\n\rBrokerService\x12\x66\n\rGetBrokerInfo\x12).ibgateway.broker.v1.GetBrokerInfoRequest\x1a*.ibgateway.broker.v1.GetBrokerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ibgateway/broker/v1/broker_service.proto\x12\x13ibgateway.broker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetBrokerInfoRequest\"\x86\x02\n\x0c\x42rokerLimits\x12\x1a\n\x08sessions\x18\x01 \x01(\x05R\x08sessions\x12\x1a\n\x08watchers\x18\x02 \x01(\x05R\x08watchers\x12\x1b\n\twatch_lag\x18\x03 \x01(\x05R\x08watchLag\x12\x36\n\tlease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08leaseTtl\x12>\n\rretention_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cretentionAge\x12)\n\x10retention_events\x18\x06 \x01(\x03R\x0fretentionEvents\"o\n\x0c\x42rokerAccess\x12\x16\n\x06\x63\x61ller\x18\x01 \x01(\tR\x06\x63\x61ller\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x19.ibgateway.broker.v1.RoleR\x04role\x12\x18\n\x07problem\x18\x03 \x01(\tR\x07problem\"\x98\x03\n\x15GetBrokerInfoResponse\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x1a\n\x08instance\x18\x02 \x01(\tR\x08instance\x12\x19\n\x08store_id\x18\x03 \x01(\tR\x07storeId\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\"\n\x0c\x63\x61pabilities\x18\x05 \x03(\tR\x0c\x63\x61pabilities\x12\x39\n\x06limits\x18\x06 \x01(\x0b\x32!.ibgateway.broker.v1.BrokerLimitsR\x06limits\x12\x14\n\x05\x65poch\x18\x07 \x01(\x03R\x05\x65poch\x12\x1a\n\x08revision\x18\x08 \x01(\x03R\x08revision\x12\'\n\x0foldest_revision\x18\t \x01(\x03R\x0eoldestRevision\x12\x39\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0b\x32!.ibgateway.broker.v1.BrokerAccessR\x06\x61\x63\x63\x65ss*Q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_TRADER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x32w\n\rBrokerService\x12\x66\n\rGetBrokerInfo\x12).ibgateway.broker.v1.GetBrokerInfoRequest\x1a*.ibgateway.broker.v1.GetBrokerInfoResponseBw\n+io.github.gatewaybroker.ibgateway.broker.v1P\x01ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ibgateway.broker.v1.broker_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
-  DESCRIPTOR._options = None
-  _globals['_ROLE']._serialized_start=747
-  _globals['_ROLE']._serialized_end=828
+  _globals['DESCRIPTOR']._options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n+io.github.gatewaybroker.ibgateway.broker.v1P\001ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1'
+  _globals['_ROLE']._serialized_start=943
+  _globals['_ROLE']._serialized_end=1024
   _globals['_GETBROKERINFOREQUEST']._serialized_start=130
   _globals['_GETBROKERINFOREQUEST']._serialized_end=152
   _globals['_BROKERLIMITS']._serialized_start=155
-  _globals['_BROKERLIMITS']._serialized_end=346
-  _globals['_BROKERACCESS']._serialized_start=348
-  _globals['_BROKERACCESS']._serialized_end=436
-  _globals['_GETBROKERINFORESPONSE']._serialized_start=439
-  _globals['_GETBROKERINFORESPONSE']._serialized_end=745
-  _globals['_BROKERSERVICE']._serialized_start=830
-  _globals['_BROKERSERVICE']._serialized_end=949
+  _globals['_BROKERLIMITS']._serialized_end=417
+  _globals['_BROKERACCESS']._serialized_start=419
+  _globals['_BROKERACCESS']._serialized_end=530
+  _globals['_GETBROKERINFORESPONSE']._serialized_start=533
+  _globals['_GETBROKERINFORESPONSE']._serialized_end=941
+  _globals['_BROKERSERVICE']._serialized_start=1026
+  _globals['_BROKERSERVICE']._serialized_end=1145
 # @@protoc_insertion_point(module_scope)

@@ -16,25 +16,26 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ibgateway.broker.v1 import error_pb2 as ibgateway_dot_broker_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ibgateway/broker/v1/gateway.proto\x12\x13ibgateway.broker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\"F\n\x0e\x43lientIdHolder\x12\x11\n\tclient_id\x18\x01 \x01(\x05\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"m\n\x13QuarantinedClientId\x12\x11\n\tclient_id\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x33\n\x0fquarantine_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x01\n\x0e\x43ircuitBreaker\x12\x37\n\x05state\x18\x01 \x01(\x0e\x32(.ibgateway.broker.v1.CircuitBreakerState\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\x05\x12\x32\n\x0ehalf_open_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x05\x44rain\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12.\n\ndrain_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb6\x05\n\x07Gateway\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .ibgateway.broker.v1.GatewayKind\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\x05\x12\x10\n\x08readonly\x18\x05 \x01(\x08\x12\x16\n\treachable\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x32\n\x0ereachable_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eserver_version\x18\x08 \x01(\x05\x12\x15\n\rsessions_used\x18\t \x01(\x05\x12\x15\n\rsession_limit\x18\n \x01(\x05\x12\x37\n\nclient_ids\x18\x0b \x03(\x0b\x32#.ibgateway.broker.v1.ClientIdHolder\x12<\n\x0clast_failure\x18\x0c \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailure\x12H\n\x16quarantined_client_ids\x18\r \x03(\x0b\x32(.ibgateway.broker.v1.QuarantinedClientId\x12<\n\x0f\x63ircuit_breaker\x18\x0e \x01(\x0b\x32#.ibgateway.broker.v1.CircuitBreaker\x12)\n\x05\x64rain\x18\x0f \x01(\x0b\x32\x1a.ibgateway.broker.v1.Drain\x12\x35\n\x11next_attempt_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14maintenance_end_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_reachable*t\n\x0bGatewayKind\x12\x1c\n\x18GATEWAY_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14GATEWAY_KIND_UNKNOWN\x10\x01\x12\x16\n\x12GATEWAY_KIND_PAPER\x10\x02\x12\x15\n\x11GATEWAY_KIND_LIVE\x10\x03*\xa3\x01\n\x13\x43ircuitBreakerState\x12%\n!CIRCUIT_BREAKER_STATE_UNSPECIFIED\x10\x00\x12 \n\x1c\x43IRCUIT_BREAKER_STATE_CLOSED\x10\x01\x12\x1e\n\x1a\x43IRCUIT_BREAKER_STATE_OPEN\x10\x02\x12#\n\x1f\x43IRCUIT_BREAKER_STATE_HALF_OPEN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ibgateway/broker/v1/gateway.proto\x12\x13ibgateway.broker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\"b\n\x0e\x43lientIdHolder\x12\x1b\n\tclient_id\x18\x01 \x01(\x05R\x08\x63lientId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12\x14\n\x05owner\x18\x03 \x01(\tR\x05owner\"\x8f\x01\n\x13QuarantinedClientId\x12\x1b\n\tclient_id\x18\x01 \x01(\x05R\x08\x63lientId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x43\n\x0fquarantine_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0equarantineTime\"\xae\x01\n\x0e\x43ircuitBreaker\x12>\n\x05state\x18\x01 \x01(\x0e\x32(.ibgateway.broker.v1.CircuitBreakerStateR\x05state\x12\x1a\n\x08\x66\x61ilures\x18\x02 \x01(\x05R\x08\x66\x61ilures\x12@\n\x0ehalf_open_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0chalfOpenTime\"p\n\x05\x44rain\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x39\n\ndrain_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdrainTime\"\x8c\x07\n\x07Gateway\x12\x1d\n\ngateway_id\x18\x01 \x01(\tR\tgatewayId\x12\x34\n\x04kind\x18\x02 \x01(\x0e\x32 .ibgateway.broker.v1.GatewayKindR\x04kind\x12\x12\n\x04host\x18\x03 \x01(\tR\x04host\x12\x12\n\x04port\x18\x04 \x01(\x05R\x04port\x12\x1a\n\x08readonly\x18\x05 \x01(\x08R\x08readonly\x12!\n\treachable\x18\x06 \x01(\x08H\x00R\treachable\x88\x01\x01\x12\x41\n\x0ereachable_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rreachableTime\x12%\n\x0eserver_version\x18\x08 \x01(\x05R\rserverVersion\x12#\n\rsessions_used\x18\t \x01(\x05R\x0csessionsUsed\x12#\n\rsession_limit\x18\n \x01(\x05R\x0csessionLimit\x12\x42\n\nclient_ids\x18\x0b \x03(\x0b\x32#.ibgateway.broker.v1.ClientIdHolderR\tclientIds\x12I\n\x0clast_failure\x18\x0c \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailureR\x0blastFailure\x12^\n\x16quarantined_client_ids\x18\r \x03(\x0b\x32(.ibgateway.broker.v1.QuarantinedClientIdR\x14quarantinedClientIds\x12L\n\x0f\x63ircuit_breaker\x18\x0e \x01(\x0b\x32#.ibgateway.broker.v1.CircuitBreakerR\x0e\x63ircuitBreaker\x12\x30\n\x05\x64rain\x18\x0f \x01(\x0b\x32\x1a.ibgateway.broker.v1.DrainR\x05\x64rain\x12\x46\n\x11next_attempt_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12L\n\x14maintenance_end_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x12maintenanceEndTimeB\x0c\n\n_reachable*t\n\x0bGatewayKind\x12\x1c\n\x18GATEWAY_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14GATEWAY_KIND_UNKNOWN\x10\x01\x12\x16\n\x12GATEWAY_KIND_PAPER\x10\x02\x12\x15\n\x11GATEWAY_KIND_LIVE\x10\x03*\xa3\x01\n\x13\x43ircuitBreakerState\x12%\n!CIRCUIT_BREAKER_STATE_UNSPECIFIED\x10\x00\x12 \n\x1c\x43IRCUIT_BREAKER_STATE_CLOSED\x10\x01\x12\x1e\n\x1a\x43IRCUIT_BREAKER_STATE_OPEN\x10\x02\x12#\n\x1f\x43IRCUIT_BREAKER_STATE_HALF_OPEN\x10\x03\x42w\n+io.github.gatewaybroker.ibgateway.broker.v1P\x01ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ibgateway.broker.v1.gateway_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
-  DESCRIPTOR._options = None
-  _globals['_GATEWAYKIND']._serialized_start=1238
-  _globals['_GATEWAYKIND']._serialized_end=1354
-  _globals['_CIRCUITBREAKERSTATE']._serialized_start=1357
-  _globals['_CIRCUITBREAKERSTATE']._serialized_end=1520
+  _globals['DESCRIPTOR']._options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n+io.github.gatewaybroker.ibgateway.broker.v1P\001ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1'
+  _globals['_GATEWAYKIND']._serialized_start=1572
+  _globals['_GATEWAYKIND']._serialized_end=1688
+  _globals['_CIRCUITBREAKERSTATE']._serialized_start=1691
+  _globals['_CIRCUITBREAKERSTATE']._serialized_end=1854
   _globals['_CLIENTIDHOLDER']._serialized_start=124
-  _globals['_CLIENTIDHOLDER']._serialized_end=194
-  _globals['_QUARANTINEDCLIENTID']._serialized_start=196
-  _globals['_QUARANTINEDCLIENTID']._serialized_end=305
-  _globals['_CIRCUITBREAKER']._serialized_start=308
-  _globals['_CIRCUITBREAKER']._serialized_end=451
-  _globals['_DRAIN']._serialized_start=453
-  _globals['_DRAIN']._serialized_end=539
-  _globals['_GATEWAY']._serialized_start=542
-  _globals['_GATEWAY']._serialized_end=1236
+  _globals['_CLIENTIDHOLDER']._serialized_end=222
+  _globals['_QUARANTINEDCLIENTID']._serialized_start=225
+  _globals['_QUARANTINEDCLIENTID']._serialized_end=368
+  _globals['_CIRCUITBREAKER']._serialized_start=371
+  _globals['_CIRCUITBREAKER']._serialized_end=545
+  _globals['_DRAIN']._serialized_start=547
+  _globals['_DRAIN']._serialized_end=659
+  _globals['_GATEWAY']._serialized_start=662
+  _globals['_GATEWAY']._serialized_end=1570
 # @@protoc_insertion_point(module_scope)

@@ -15,33 +15,34 @@ _sym_db = _symbol_database.Default()
 from ibgateway.broker.v1 import gateway_pb2 as ibgateway_dot_broker_dot_v1_dot_gateway__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ibgateway/broker/v1/gateway_service.proto\x12\x13ibgateway.broker.v1\x1a!ibgateway/broker/v1/gateway.proto\"\x15\n\x13ListGatewaysRequest\"F\n\x14ListGatewaysResponse\x12.\n\x08gateways\x18\x01 \x03(\x0b\x32\x1c.ibgateway.broker.v1.Gateway\"\'\n\x11GetGatewayRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"C\n\x12GetGatewayResponse\x12-\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Gateway\"Q\n\x13\x44rainGatewayRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0e\x63lose_sessions\x18\x03 \x01(\x08\"E\n\x14\x44rainGatewayResponse\x12-\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Gateway\"*\n\x14ResumeGatewayRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"F\n\x15ResumeGatewayResponse\x12-\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Gateway\"0\n\x1aResetCircuitBreakerRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"L\n\x1bResetCircuitBreakerResponse\x12-\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Gateway2\x9b\x04\n\x0eGatewayService\x12\x63\n\x0cListGateways\x12(.ibgateway.broker.v1.ListGatewaysRequest\x1a).ibgateway.broker.v1.ListGatewaysResponse\x12]\n\nGetGateway\x12&.ibgateway.broker.v1.GetGatewayRequest\x1a\'.ibgateway.broker.v1.GetGatewayResponse\x12\x63\n\x0c\x44rainGateway\x12(.ibgateway.broker.v1.DrainGatewayRequest\x1a).ibgateway.broker.v1.DrainGatewayResponse\x12\x66\n\rResumeGateway\x12).ibgateway.broker.v1.ResumeGatewayRequest\x1a*.ibgateway.broker.v1.ResumeGatewayResponse\x12x\n\x13ResetCircuitBreaker\x12/.ibgateway.broker.v1.ResetCircuitBreakerRequest\x1a\x30.ibgateway.broker.v1.ResetCircuitBreakerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ibgateway/broker/v1/gateway_service.proto\x12\x13ibgateway.broker.v1\x1a!ibgateway/broker/v1/gateway.proto\"\x15\n\x13ListGatewaysRequest\"P\n\x14ListGatewaysResponse\x12\x38\n\x08gateways\x18\x01 \x03(\x0b\x32\x1c.ibgateway.broker.v1.GatewayR\x08gateways\"2\n\x11GetGatewayRequest\x12\x1d\n\ngateway_id\x18\x01 \x01(\tR\tgatewayId\"L\n\x12GetGatewayResponse\x12\x36\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.GatewayR\x07gateway\"s\n\x13\x44rainGatewayRequest\x12\x1d\n\ngateway_id\x18\x01 \x01(\tR\tgatewayId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12%\n\x0e\x63lose_sessions\x18\x03 \x01(\x08R\rcloseSessions\"N\n\x14\x44rainGatewayResponse\x12\x36\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.GatewayR\x07gateway\"5\n\x14ResumeGatewayRequest\x12\x1d\n\ngateway_id\x18\x01 \x01(\tR\tgatewayId\"O\n\x15ResumeGatewayResponse\x12\x36\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.GatewayR\x07gateway\";\n\x1aResetCircuitBreakerRequest\x12\x1d\n\ngateway_id\x18\x01 \x01(\tR\tgatewayId\"U\n\x1bResetCircuitBreakerResponse\x12\x36\n\x07gateway\x18\x01 \x01(\x0b\x32\x1c.ibgateway.broker.v1.GatewayR\x07gateway2\x9b\x04\n\x0eGatewayService\x12\x63\n\x0cListGateways\x12(.ibgateway.broker.v1.ListGatewaysRequest\x1a).ibgateway.broker.v1.ListGatewaysResponse\x12]\n\nGetGateway\x12&.ibgateway.broker.v1.GetGatewayRequest\x1a\'.ibgateway.broker.v1.GetGatewayResponse\x12\x63\n\x0c\x44rainGateway\x12(.ibgateway.broker.v1.DrainGatewayRequest\x1a).ibgateway.broker.v1.DrainGatewayResponse\x12\x66\n\rResumeGateway\x12).ibgateway.broker.v1.ResumeGatewayRequest\x1a*.ibgateway.broker.v1.ResumeGatewayResponse\x12x\n\x13ResetCircuitBreaker\x12/.ibgateway.broker.v1.ResetCircuitBreakerRequest\x1a\x30.ibgateway.broker.v1.ResetCircuitBreakerResponseBw\n+io.github.gatewaybroker.ibgateway.broker.v1P\x01ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ibgateway.broker.v1.gateway_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
-  DESCRIPTOR._options = None
+  _globals['DESCRIPTOR']._options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n+io.github.gatewaybroker.ibgateway.broker.v1P\001ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1'
   _globals['_LISTGATEWAYSREQUEST']._serialized_start=101
   _globals['_LISTGATEWAYSREQUEST']._serialized_end=122
   _globals['_LISTGATEWAYSRESPONSE']._serialized_start=124
-  _globals['_LISTGATEWAYSRESPONSE']._serialized_end=194
-  _globals['_GETGATEWAYREQUEST']._serialized_start=196
-  _globals['_GETGATEWAYREQUEST']._serialized_end=235
-  _globals['_GETGATEWAYRESPONSE']._serialized_start=237
-  _globals['_GETGATEWAYRESPONSE']._serialized_end=304
-  _globals['_DRAINGATEWAYREQUEST']._serialized_start=306
-  _globals['_DRAINGATEWAYREQUEST']._serialized_end=387
-  _globals['_DRAINGATEWAYRESPONSE']._serialized_start=389
-  _globals['_DRAINGATEWAYRESPONSE']._serialized_end=458
-  _globals['_RESUMEGATEWAYREQUEST']._serialized_start=460
-  _globals['_RESUMEGATEWAYREQUEST']._serialized_end=502
-  _globals['_RESUMEGATEWAYRESPONSE']._serialized_start=504
-  _globals['_RESUMEGATEWAYRESPONSE']._serialized_end=574
-  _globals['_RESETCIRCUITBREAKERREQUEST']._serialized_start=576
-  _globals['_RESETCIRCUITBREAKERREQUEST']._serialized_end=624
-  _globals['_RESETCIRCUITBREAKERRESPONSE']._serialized_start=626
-  _globals['_RESETCIRCUITBREAKERRESPONSE']._serialized_end=702
-  _globals['_GATEWAYSERVICE']._serialized_start=705
-  _globals['_GATEWAYSERVICE']._serialized_end=1244
+  _globals['_LISTGATEWAYSRESPONSE']._serialized_end=204
+  _globals['_GETGATEWAYREQUEST']._serialized_start=206
+  _globals['_GETGATEWAYREQUEST']._serialized_end=256
+  _globals['_GETGATEWAYRESPONSE']._serialized_start=258
+  _globals['_GETGATEWAYRESPONSE']._serialized_end=334
+  _globals['_DRAINGATEWAYREQUEST']._serialized_start=336
+  _globals['_DRAINGATEWAYREQUEST']._serialized_end=451
+  _globals['_DRAINGATEWAYRESPONSE']._serialized_start=453
+  _globals['_DRAINGATEWAYRESPONSE']._serialized_end=531
+  _globals['_RESUMEGATEWAYREQUEST']._serialized_start=533
+  _globals['_RESUMEGATEWAYREQUEST']._serialized_end=586
+  _globals['_RESUMEGATEWAYRESPONSE']._serialized_start=588
+  _globals['_RESUMEGATEWAYRESPONSE']._serialized_end=667
+  _globals['_RESETCIRCUITBREAKERREQUEST']._serialized_start=669
+  _globals['_RESETCIRCUITBREAKERREQUEST']._serialized_end=728
+  _globals['_RESETCIRCUITBREAKERRESPONSE']._serialized_start=730
+  _globals['_RESETCIRCUITBREAKERRESPONSE']._serialized_end=815
+  _globals['_GATEWAYSERVICE']._serialized_start=818
+  _globals['_GATEWAYSERVICE']._serialized_end=1357
 # @@protoc_insertion_point(module_scope)

@@ -17,21 +17,22 @@ from ibgateway.broker.v1 import error_pb2 as ibgateway_dot_broker_dot_v1_dot_err
 from ibgateway.broker.v1 import session_pb2 as ibgateway_dot_broker_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ibgateway/broker/v1/session_event.proto\x12\x13ibgateway.broker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\x1a!ibgateway/broker/v1/session.proto\"|\n\nTransition\x12/\n\x04\x66rom\x18\x01 \x01(\x0e\x32!.ibgateway.broker.v1.SessionState\x12-\n\x02to\x18\x02 \x01(\x0e\x32!.ibgateway.broker.v1.SessionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x89\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x37\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailure\x12\x35\n\x11next_attempt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x06Notice\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x06Update\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\xd0\x03\n\x0cSessionEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x05 \x01(\t\x12\x11\n\tpersisted\x18\x06 \x01(\x08\x12-\n\x07session\x18\x07 \x01(\x0b\x32\x1c.ibgateway.broker.v1.Session\x12\x35\n\ntransition\x18\x08 \x01(\x0b\x32\x1f.ibgateway.broker.v1.TransitionH\x00\x12/\n\x07\x61ttempt\x18\t \x01(\x0b\x32\x1c.ibgateway.broker.v1.AttemptH\x00\x12\x33\n\tcondition\x18\n \x01(\x0b\x32\x1e.ibgateway.broker.v1.ConditionH\x00\x12-\n\x06notice\x18\x0b \x01(\x0b\x32\x1b.ibgateway.broker.v1.NoticeH\x00\x12.\n\x07updated\x18\x0c \x01(\x0b\x32\x1b.ibgateway.broker.v1.UpdateH\x00\x42\x08\n\x06\x63hangeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ibgateway/broker/v1/session_event.proto\x12\x13ibgateway.broker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fibgateway/broker/v1/error.proto\x1a!ibgateway/broker/v1/session.proto\"\x8e\x01\n\nTransition\x12\x35\n\x04\x66rom\x18\x01 \x01(\x0e\x32!.ibgateway.broker.v1.SessionStateR\x04\x66rom\x12\x31\n\x02to\x18\x02 \x01(\x0e\x32!.ibgateway.broker.v1.SessionStateR\x02to\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\xab\x01\n\x07\x41ttempt\x12\x16\n\x06number\x18\x01 \x01(\x05R\x06number\x12@\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32&.ibgateway.broker.v1.ConnectionFailureR\x07\x66\x61ilure\x12\x46\n\x11next_attempt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\"\xa3\x01\n\x06Notice\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07subject\x18\x02 \x01(\tR\x07subject\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x12\n\x04hint\x18\x04 \x01(\tR\x04hint\x12\x39\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tsinceTime\"6\n\x06Update\x12\x16\n\x06\x66ields\x18\x01 \x03(\tR\x06\x66ields\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\"\xc9\x04\n\x0cSessionEvent\x12\x1a\n\x08revision\x18\x01 \x01(\x03R\x08revision\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12%\n\x0e\x63orrelation_id\x18\x05 \x01(\tR\rcorrelationId\x12\x1c\n\tpersisted\x18\x06 \x01(\x08R\tpersisted\x12\x36\n\x07session\x18\x07 \x01(\x0b\x32\x1c.ibgateway.broker.v1.SessionR\x07session\x12\x41\n\ntransition\x18\x08 \x01(\x0b\x32\x1f.ibgateway.broker.v1.TransitionH\x00R\ntransition\x12\x38\n\x07\x61ttempt\x18\t \x01(\x0b\x32\x1c.ibgateway.broker.v1.AttemptH\x00R\x07\x61ttempt\x12>\n\tcondition\x18\n \x01(\x0b\x32\x1e.ibgateway.broker.v1.ConditionH\x00R\tcondition\x12\x35\n\x06notice\x18\x0b \x01(\x0b\x32\x1b.ibgateway.broker.v1.NoticeH\x00R\x06notice\x12\x37\n\x07updated\x18\x0c \x01(\x0b\x32\x1b.ibgateway.broker.v1.UpdateH\x00R\x07updatedB\x08\n\x06\x63hangeBw\n+io.github.gatewaybroker.ibgateway.broker.v1P\x01ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ibgateway.broker.v1.session_event_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
-  DESCRIPTOR._options = None
-  _globals['_TRANSITION']._serialized_start=165
-  _globals['_TRANSITION']._serialized_end=289
-  _globals['_ATTEMPT']._serialized_start=292
-  _globals['_ATTEMPT']._serialized_end=429
-  _globals['_NOTICE']._serialized_start=431
-  _globals['_NOTICE']._serialized_end=551
-  _globals['_UPDATE']._serialized_start=553
-  _globals['_UPDATE']._serialized_end=592
-  _globals['_SESSIONEVENT']._serialized_start=595
-  _globals['_SESSIONEVENT']._serialized_end=1059
+  _globals['DESCRIPTOR']._options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n+io.github.gatewaybroker.ibgateway.broker.v1P\001ZFgithub.com/gateway-broker/gateway-broker/clients/go/broker/v1;brokerv1'
+  _globals['_TRANSITION']._serialized_start=166
+  _globals['_TRANSITION']._serialized_end=308
+  _globals['_ATTEMPT']._serialized_start=311
+  _globals['_ATTEMPT']._serialized_end=482
+  _globals['_NOTICE']._serialized_start=485
+  _globals['_NOTICE']._serialized_end=648
+  _globals['_UPDATE']._serialized_start=650
+  _globals['_UPDATE']._serialized_end=704
+  _globals['_SESSIONEVENT']._serialized_start=707
+  _globals['_SESSIONEVENT']._serialized_end=1292
 # @@protoc_insertion_point(module_scope)
