@@ -35,12 +35,12 @@ class Language:
     Args:
         stubs: which files below ``clients/`` are generated, as glob patterns.
         toolchain: the command that must be here.
-        install: what installs the plugins, from the project's root.
+        install: the commands that install the plugins, from the project's root.
     """
 
     stubs: Sequence[str]
     toolchain: str
-    install: Sequence[Sequence[str]]
+    install: Sequence[str]
 
 
 LANGUAGES: Final[Mapping[str, Language]] = {
@@ -52,38 +52,22 @@ LANGUAGES: Final[Mapping[str, Language]] = {
     "typescript": Language(
         stubs=["typescript/src/gen/**/*.ts"],
         toolchain="npm",
-        install=[["npm", "--prefix", "clients/typescript", "ci"]],
+        install=["npm --prefix clients/typescript ci"],
     ),
     "go": Language(
         stubs=["go/**/*.pb.go"],
         toolchain="go",
         install=[
-            ["go", "install", "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12"],
-            ["go", "install", "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2"],
+            "go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
+            "go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
         ],
     ),
     "rust": Language(
         stubs=["rust/src/gen/**/*.rs"],
         toolchain="cargo",
         install=[
-            [
-                "cargo",
-                "install",
-                "--quiet",
-                "--locked",
-                "--root",
-                ".tools",
-                "protoc-gen-prost@0.5.0",
-            ],
-            [
-                "cargo",
-                "install",
-                "--quiet",
-                "--locked",
-                "--root",
-                ".tools",
-                "protoc-gen-tonic@0.5.0",
-            ],
+            "cargo install --quiet --locked --root .tools protoc-gen-prost@0.5.0",
+            "cargo install --quiet --locked --root .tools protoc-gen-tonic@0.5.0",
         ],
     ),
 }
@@ -107,7 +91,7 @@ def install(name: str) -> None:
     TOOLS.mkdir(exist_ok=True)
     for command in language.install:
         subprocess.run(  # nosec B603 # the table above
-            command, cwd=ROOT, env=os.environ | {"GOBIN": str(TOOLS / "bin")}, check=True
+            command.split(), cwd=ROOT, env=os.environ | {"GOBIN": str(TOOLS / "bin")}, check=True
         )
     stamp.touch()
 
