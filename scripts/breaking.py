@@ -109,7 +109,7 @@ def breaks(before: Before) -> bool:
         # Not by buf's own reading of git, which knows no worktrees.
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
             files.extractall(directory)
-        buf = Path(sys.executable).with_name("buf")
+        buf = str(Path(sys.executable).with_name("buf"))
         command = [buf, "breaking", "--config", rules, "--against", directory]
         command += ["--against-config", rules]
         done = subprocess.run(command, cwd=ROOT, check=False)  # nosec B603 # a locked tool
