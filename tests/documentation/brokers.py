@@ -29,6 +29,6 @@ async def dev(*more: str) -> AsyncIterator[Broker]:
         where = {"GATEWAY_BROKER_DATA_DIR": str(home)}
         options = ("--grpc-listen", grpc, "--control-listen", control, *FREE_PORTS, *more)
         async with running("dev", *options, **where) as process:
-            await until(process, "Ctrl-C stops all of it")
+            await until(process, "Ctrl-C stops all of it", timeout=80)
             url = await ask("db", "url", "--dev", **where)
             yield Broker(grpc, control, home, url.out.strip())
