@@ -8,9 +8,13 @@ DEPLOY_VENV := .venv-deploy
 STUBS := clients/python
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PROTOS := $(shell find proto -name '*.proto')
+GRPCURL := v1.9.4
+HEALTH_PROBE := v0.4.62
+# Its name has the versions, so that others are installed anew.
+GRPC_TOOLS := .tools/grpcurl.$(GRPCURL).$(HEALTH_PROBE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check audit image soak robustness bench format proto docs screenshots lock clean
+.PHONY: help install dev test check audit image soak robustness bench format proto docs screenshots grpcurl lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -40,7 +44,7 @@ dev: $(VENV)/.runs ## run the broker with a simulated Gateway and its own Postgr
 # Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
 # every command that they start would compile all of it anew.
 test: export PYTHONDONTWRITEBYTECODE =
-test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed ## run the whole test suite
+test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed $(if $(shell command -v go 2>/dev/null),$(GRPC_TOOLS)) ## run the whole test suite
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(BIN)/pytest --numprocesses 3 $(STUBS)
 	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
@@ -55,6 +59,17 @@ $(FLOORS_VENV)/.installed: requirements/floors.txt
 $(DEPLOY_VENV)/.installed: requirements/deploy.txt
 	$(PYTHON) -m venv $(DEPLOY_VENV)
 	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
+
+grpcurl: $(GRPC_TOOLS) ## install grpcurl and grpc_health_probe into .tools/bin (needs Go)
+
+# What docs/grpcurl.md is tried with. Without cgo: no C compiler is needed.
+$(GRPC_TOOLS): export CGO_ENABLED := 0
+$(GRPC_TOOLS): export GOBIN := $(CURDIR)/.tools/bin
+$(GRPC_TOOLS):
+	go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)
+	go install github.com/grpc-ecosystem/grpc-health-probe@$(HEALTH_PROBE)
+	mv .tools/bin/grpc-health-probe .tools/bin/grpc_health_probe
 	@touch $@
 
 check: install $(PROTO_VENV)/.installed $(DEPLOY_VENV)/.installed ## format, lint, types, imports, contract, generated files

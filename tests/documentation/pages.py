@@ -7,6 +7,8 @@ comment before it says what is special (pages that `make docs` makes are not loo
     <!-- run: background -->     it goes on to the end of the page
     <!-- wait for: TEXT -->      not before the one in the background has said so
     <!-- told: in the background -->   before a `text` block: what that one is to have said
+
+docs/grpcurl.md is a transcript: what is answered follows in a `text` block, and nothing is marked.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ PAGES = sorted(
         *(ROOT / "deploy").rglob("*.md"),
     ]
 )
+GRPCURL = ROOT / "docs" / "grpcurl.md"
 MADE = "<!-- made by `make docs`"
 """What is in pages that the code makes; it answers for their examples."""
 _BLOCK = re.compile(

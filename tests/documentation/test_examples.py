@@ -8,18 +8,16 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from broker.config import Settings
 from broker.store.binaries import find_binaries
-from tests.documentation.pages import MADE, PAGES, ROOT, Block, blocks
-from tests.postgres import data_directory
-from tests.program import FREE_PORTS, ask, environment, free_address, running, until
+from tests.documentation.brokers import Broker, dev
+from tests.documentation.pages import GRPCURL, MADE, PAGES, ROOT, Block, blocks
+from tests.program import environment
 
 BIN = Path(sys.executable).parent
 POSTGRES = find_binaries(Path("/nowhere"), Path("/nowhere"), None).directory
@@ -28,7 +26,7 @@ TYPED = ("sh", "console")
 EXAMPLES = {
     page: [block for block in blocks(page) if block.language in {*TYPED, "text"}]
     for page in PAGES
-    if MADE not in page.read_text()
+    if page != GRPCURL and MADE not in page.read_text()
 }
 PATIENCE = 90
 """Seconds that all examples of a page may take."""
@@ -43,16 +41,6 @@ wait_for() {
 }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 """
-
-
-@dataclass(frozen=True)
-class Broker:
-    """A `gateway-broker dev` of the test, and where it is."""
-
-    grpc: str
-    control: str
-    home: Path
-    database_url: str
 
 
 def is_run(block: Block) -> bool:
@@ -156,18 +144,6 @@ def plain(line: str) -> str:
     line = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", line)
     line = re.sub(r"\b\d+\.\d+ s\b", "N s", line)
     return re.sub(r" +", " ", line.strip())
-
-
-@asynccontextmanager
-async def dev() -> AsyncIterator[Broker]:
-    grpc, control = free_address(), free_address()
-    with data_directory() as home:
-        where = {"GATEWAY_BROKER_DATA_DIR": str(home)}
-        options = ("--grpc-listen", grpc, "--control-listen", control, *FREE_PORTS)
-        async with running("dev", *options, **where) as process:
-            await until(process, "Ctrl-C stops all of it")
-            url = await ask("db", "url", "--dev", **where)
-            yield Broker(grpc, control, home, url.out.strip())
 
 
 def name(case: object) -> str:
