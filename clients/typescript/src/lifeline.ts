@@ -241,7 +241,7 @@ export class Lifeline {
     this.#pulse();
     this.#lease.abort();
     this.#forget(this);
-    if (this.#isClosing) {
+    if (this.#isClosing && this.#info.closeReason === "CLOSE_REQUESTED") {
       return;
     }
     const error = this.endedError();
