@@ -15,7 +15,7 @@ import {
   UnexpectedAnswerError,
   WatchGapError,
 } from "./errors.js";
-import { isFinal, itemOf, type WatchItem } from "./events.js";
+import { isFinal, itemOf, type Reset, type WatchItem } from "./events.js";
 import { type Filter, fieldsOf } from "./filters.js";
 import type { Session as SessionInfo } from "./gen/ibgateway/broker/v1/session_pb.js";
 import {
@@ -106,6 +106,8 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
   readonly #items: AsyncGenerator<WatchItem, void, void>;
   readonly #ending = new AbortController();
   #reading: Reading | undefined;
+  /** To be told before the next message. */
+  #reset: Reset | undefined;
   #interruption: BrokerError | undefined;
   #lostAt = 0;
   #failures = 0;
@@ -236,7 +238,7 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
    * @throws BrokerError: it is lost.
    */
   async *#follow(): AsyncGenerator<WatchItem, never, void> {
-    const reset = this.#continuity.begin();
+    this.#reset = this.#continuity.begin() ?? this.#reset;
     const stream = this.#connection.stream(
       SessionService.method.watchSessions,
       { ...this.#filter, resumeToken: this.token },
@@ -255,7 +257,9 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
       this.#connection.logger?.info("a watch has resumed after an interruption");
       yield { kind: "resumed", token: this.token };
     }
-    if (reset !== undefined) {
+    if (this.#reset !== undefined) {
+      const reset = this.#reset;
+      this.#reset = undefined;
       yield reset;
     }
     for (;;) {
