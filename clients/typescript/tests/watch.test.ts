@@ -364,7 +364,7 @@ describe("how it reads", () => {
   });
 
   test("a watch that is not read is held back, and nothing is lost", async () => {
-    const total = 2_000;
+    const total = 1_000;
     const padding = { labels: { padding: "x".repeat(1_000) } };
     peer.tells(async function* () {
       yield* HEAD;
