@@ -32,10 +32,10 @@ const TOKEN_KEY = "authorization";
 /** What TLS needs, as PEM. */
 export interface TlsCredentials {
   /** The certificates to trust; those of the system unless given. */
-  ca?: string | Uint8Array;
+  ca?: string | Uint8Array | undefined;
   /** A certificate, and its key, for a broker that asks for one. */
-  certificate?: string | Uint8Array;
-  key?: string | Uint8Array;
+  certificate?: string | Uint8Array | undefined;
+  key?: string | Uint8Array | undefined;
 }
 
 /** How a broker is reached. */
@@ -135,7 +135,7 @@ export function connect(address = "127.0.0.1:50051", options: ConnectOptions = {
     );
   }
   // A proxy of the environment is on no way to this machine.
-  const direct: ChannelOptions = credentials === undefined ? { "grpc.enable_http_proxy": 0 } : {};
+  const direct: ChannelOptions = isLocal(host) ? { "grpc.enable_http_proxy": 0 } : {};
   return new Broker(
     new Connection({
       address,
@@ -208,7 +208,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
    */
   async attach(
     sessionId: string,
-    options: CallOptions & { leaseTtl?: number; keepOpen?: boolean } = {},
+    options: CallOptions & { leaseTtl?: number | undefined; keepOpen?: boolean | undefined } = {},
   ): Promise<Session> {
     const { leaseTtl, keepOpen = true } = options;
     let info = await this.getSession(sessionId, options);

@@ -29,7 +29,7 @@ const rpc = SessionService.method;
 /** What a paged list can be given; `timeout` is for each page. */
 export interface PageOptions extends CallOptions {
   /** How many are fetched at once, at most 1000; 500 by default. */
-  pageSize?: number;
+  pageSize?: number | undefined;
 }
 
 /**
@@ -111,7 +111,7 @@ export class SessionCalls {
    */
   async closeSession(
     sessionId: string,
-    options: CallOptions & { reason?: string } = {},
+    options: CallOptions & { reason?: string | undefined } = {},
   ): Promise<SessionInfo> {
     const { reason = "" } = options;
     return sessionOf(

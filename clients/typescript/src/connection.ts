@@ -163,8 +163,7 @@ export class Connection {
         }
         const delay = this.#delay(error, failures, isIdempotent);
         if (delay === undefined || now() + delay + LAST_TRY >= deadline) {
-          error.cause ??= before;
-          throw error;
+          throw before === undefined ? error : Object.assign(error, { cause: before });
         }
         before = error;
         const say = this.#isTroubled ? "info" : "warn";

@@ -5,17 +5,17 @@ import type { SessionState } from "./gen/ibgateway/broker/v1/session_pb.js";
 /** All of it must match; what is absent or empty asks for nothing. */
 export interface Filter {
   /** Only these, at most 100. */
-  sessionIds?: readonly string[];
+  sessionIds?: readonly string[] | undefined;
   /** Only those of this gateway. */
-  gatewayId?: string;
+  gatewayId?: string | undefined;
   /** Only those of this owner. */
-  owner?: string;
+  owner?: string | undefined;
   /** Only those with each of these labels. */
-  labels?: Readonly<Record<string, string>>;
+  labels?: Readonly<Record<string, string>> | undefined;
   /** Only those in one of these states. */
-  states?: readonly SessionState[];
+  states?: readonly SessionState[] | undefined;
   /** Also those that have ended; naming such a state does it, too. */
-  includeFinal?: boolean;
+  includeFinal?: boolean | undefined;
 }
 
 /**

@@ -61,7 +61,10 @@ export class Gateways {
    */
   async drain(
     gatewayId = "",
-    options: CallOptions & { reason?: string; closeSessions?: boolean } = {},
+    options: CallOptions & {
+      reason?: string | undefined;
+      closeSessions?: boolean | undefined;
+    } = {},
   ): Promise<Gateway> {
     const { reason = "", closeSessions = false } = options;
     return gatewayOf(

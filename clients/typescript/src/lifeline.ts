@@ -128,7 +128,7 @@ export class Lifeline {
   }
 
   /** End the session; see `Session.close`. */
-  async close(options: CallOptions & { reason?: string }): Promise<void> {
+  async close(options: CallOptions & { reason?: string | undefined }): Promise<void> {
     this.#isClosing = true;
     this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
     await this.stop();

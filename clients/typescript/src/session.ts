@@ -113,7 +113,7 @@ export class Session implements AsyncDisposable {
    * @throws BrokerClosedError: the handle, or the Broker, was closed, and the session lives.
    * @throws the signal's reason.
    */
-  async waitEnded(options: { signal?: AbortSignal } = {}): Promise<SessionInfo> {
+  async waitEnded(options: { signal?: AbortSignal | undefined } = {}): Promise<SessionInfo> {
     await this.#lifeline.wait(() => this.ended, options.signal);
     return this.info;
   }
@@ -126,7 +126,7 @@ export class Session implements AsyncDisposable {
    * @throws BrokerClosedError: as {@link waitEnded}.
    * @throws the signal's reason.
    */
-  async waitConnected(options: { signal?: AbortSignal } = {}): Promise<SessionInfo> {
+  async waitConnected(options: { signal?: AbortSignal | undefined } = {}): Promise<SessionInfo> {
     const isConnected = () =>
       this.state === SessionState.CONNECTED && this.interruption === undefined;
     await this.#lifeline.wait(() => this.ended || isConnected(), options.signal);
@@ -160,7 +160,7 @@ export class Session implements AsyncDisposable {
    * @throws SessionEndedError: the session has ended.
    * @throws InvalidArgumentError: it has no lease and none is asked for.
    */
-  async renew(options: CallOptions & { leaseTtl?: number } = {}): Promise<SessionInfo> {
+  async renew(options: CallOptions & { leaseTtl?: number | undefined } = {}): Promise<SessionInfo> {
     this.#require();
     this.#lifeline.renewed(await this.#call(this.#calls.renewSession(this.sessionId, options)));
     return this.info;
@@ -215,7 +215,7 @@ export class Session implements AsyncDisposable {
    * @param options - `reason` is for the broker's log; `timeout` is 30 s by default.
    * @throws SessionNotFoundError: the broker has no record of it.
    */
-  async close(options: CallOptions & { reason?: string } = {}): Promise<SessionInfo> {
+  async close(options: CallOptions & { reason?: string | undefined } = {}): Promise<SessionInfo> {
     await this.#lifeline.close(options);
     return this.info;
   }

@@ -50,18 +50,18 @@ export interface WatchOptions {
    * The `token` of the last item that was handled, also by another process; empty begins with a
    * snapshot. With it, the filter should be the same.
    */
-  resumeToken?: string;
+  resumeToken?: string | undefined;
   /**
    * Seconds without a message after which a stream is given up as dead, 30 by default. The broker
    * speaks every 10 s unless it is configured otherwise.
    */
-  silence?: number;
+  silence?: number | undefined;
   /** Seconds without any stream after which the reason is thrown; unless given, it never gives up. */
-  giveUpAfter?: number;
+  giveUpAfter?: number | undefined;
   /** Ends the watch; its iteration throws the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** A UUID4 for its streams; unless given, a new one. */
-  correlationId?: string;
+  correlationId?: string | undefined;
 }
 
 /** How the handle of a session watches it. */

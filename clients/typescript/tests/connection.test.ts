@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { once } from "node:events";
+import { getEventListeners, once } from "node:events";
 import { createConnection, createServer } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -26,7 +26,15 @@ import type {
 } from "ibgateway-client/broker/v1/session_service_pb";
 
 import { eventually } from "./eventually.js";
-import { Refusal, ScriptedBroker, SESSION_ID, SILENCE, says, session } from "./scripted_broker.js";
+import {
+  bookmark,
+  Refusal,
+  ScriptedBroker,
+  SESSION_ID,
+  SILENCE,
+  says,
+  session,
+} from "./scripted_broker.js";
 
 const QUICK = new Backoff({ initial: 0.02, maximum: 0.1 });
 const CUT = new Refusal(status.UNAVAILABLE);
@@ -257,11 +265,23 @@ describe("what ends a call", () => {
     await peer.start();
   });
 
+  test("its answer: then nothing listens to its signal any more", async () => {
+    const { signal } = new AbortController();
+    peer.on("GetSession", CUT, FOUND);
+    peer.tells(says(bookmark(5n)));
+    await broker.getSession("x", { signal });
+    for await (const _ of broker.watch({ signal, resumeToken: "t4" })) {
+      break;
+    }
+    await broker.watch({ signal }).close();
+    assert.equal(getEventListeners(signal, "abort").length, 0);
+  });
+
   test("the end of its Broker, at once, also between two tries", async () => {
     peer.on("GetSession", SILENCE);
     peer.on(
       "GetGateway",
-      new Refusal(status.UNAVAILABLE, { reason: "CIRCUIT_OPEN", retryAfter: 8 }),
+      new Refusal(status.UNAVAILABLE, { reason: "CIRCUIT_OPEN", retryAfter: 5 }),
     );
     const waiting = [
       assert.rejects(broker.getSession("x"), BrokerClosedError),

@@ -380,6 +380,7 @@ describe("how it reads", () => {
     assert.ok(held < total / 4, `${held} of ${total} were sent to a watch that is not read`);
     await sleep(200);
     assert.equal(peer.written, held);
+    await broker.getSession(SESSION_ID, { timeout: 3 });
     const rest = await take(watch, total - 1);
     const last = rest.at(-1);
     assert.equal(last?.kind === "event" && last.sequence, BigInt(2 + total));
