@@ -1,0 +1,410 @@
+/** Keeps a handle current, and the lease of its session alive, by two loops of its own. */
+
+import type { SessionCalls } from "./calls.js";
+import { type CallOptions, type Logger, now } from "./connection.js";
+import {
+  BrokerClosedError,
+  BrokerError,
+  InvalidArgumentError,
+  SessionEndedError,
+  SessionNotFoundError,
+  WatchGapError,
+} from "./errors.js";
+import { isFinal } from "./events.js";
+import { type Session as SessionInfo, SessionState } from "./gen/ibgateway/broker/v1/session_pb.js";
+import { Backoff } from "./retry.js";
+import { seconds } from "./time.js";
+import { sleep, unless } from "./waiting.js";
+
+/** Renewals within the time of one lease. */
+const RENEWALS = 3;
+/** Seconds for a renewal, at most. */
+const RENEWAL_TIMEOUT = 10;
+const BACKOFF = new Backoff({ initial: 0.5, maximum: 5 });
+
+/**
+ * What is known of a session, and who hears when it ends.
+ *
+ * Two loops, until {@link stop} or the session's end: one follows the session, one renews its lease at
+ * a third of the time that was granted. Neither gives up while it is unknown whether the session lives:
+ * a broker that restarts takes its sessions up, and their leases begin anew.
+ */
+export class Lifeline {
+  /** Whether {@link leave} leaves the session open. */
+  keepOpen: boolean;
+  /** Why nothing is known of the session now; undefined if it is followed. */
+  interruption: BrokerError | undefined;
+  /** Why the last renewal failed; undefined if it did not. */
+  renewalError: BrokerError | undefined;
+  readonly #calls: SessionCalls;
+  readonly #logger: Logger | undefined;
+  readonly #forget: (lifeline: Lifeline) => void;
+  readonly #ended = new AbortController();
+  readonly #stopping = new AbortController();
+  readonly #waiting = new Set<() => void>();
+  #loops: Promise<unknown> = Promise.resolve();
+  #info: SessionInfo;
+  #renewedAt = now();
+  /** Ends the wait for the next renewal. */
+  #lease = new AbortController();
+  #isGone = false;
+  #isClosing = false;
+  /** Events that were not persisted are void when the broker dies. */
+  #mayFallBack = false;
+
+  /**
+   * @param info - the session as the broker has just answered.
+   * @param forget - called once nothing is left to be done at the end of the Broker.
+   */
+  constructor(
+    calls: SessionCalls,
+    info: SessionInfo,
+    options: {
+      keepOpen: boolean;
+      logger: Logger | undefined;
+      forget: (lifeline: Lifeline) => void;
+    },
+  ) {
+    this.#calls = calls;
+    this.#info = info;
+    this.keepOpen = options.keepOpen;
+    this.#logger = options.logger;
+    this.#forget = options.forget;
+  }
+
+  /** The session as it was last seen. */
+  get info(): SessionInfo {
+    return this.#info;
+  }
+
+  /** Whether the session has ended, or the broker has no record of it. */
+  get isOver(): boolean {
+    return this.#isGone || isFinal(this.#info);
+  }
+
+  /** Aborted with a SessionEndedError once somebody else has ended the session. */
+  get signal(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  /** Why nothing can be done with the session any more. */
+  endedError(cause?: unknown): SessionEndedError {
+    const { sessionId, closeReason, lastFailure, state } = this.#info;
+    let end = "has ended: the broker has no record of it";
+    let hint: string | undefined;
+    if (isFinal(this.#info)) {
+      end = `has ended: ${closeReason || SessionState[state]}`;
+      if (!closeReason && lastFailure !== undefined) {
+        end = `has FAILED: ${lastFailure.message}`;
+        hint = lastFailure.hint;
+      }
+    }
+    if (closeReason === "LEASE_EXPIRED") {
+      hint = "its lease was not renewed in time: was this process, or its event loop, blocked?";
+    }
+    return new SessionEndedError(`session ${sessionId} ${end}`, {
+      metadata: { session_id: sessionId, close_reason: closeReason },
+      hint,
+      session: this.#info,
+      cause,
+    });
+  }
+
+  /** Begin, just after the broker's answer. */
+  start(): void {
+    this.#loops = Promise.all([this.#loop(this.#renew()), this.#loop(this.#follow())]);
+  }
+
+  /** End both loops; whoever waits is told. Stopping twice is no error. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(
+      new BrokerClosedError(
+        `session ${this.#info.sessionId} is followed no longer: it, or its Broker, was closed`,
+      ),
+    );
+    this.#lease.abort();
+    this.#forget(this);
+    await this.#loops;
+  }
+
+  /** End the session; see `Session.close`. */
+  async close(options: CallOptions & { reason?: string | undefined }): Promise<void> {
+    this.#isClosing = true;
+    this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
+    await this.stop();
+  }
+
+  /**
+   * What the end of a block, or of the Broker, does: close the session unless it is to stay open.
+   *
+   * @param timeout - seconds that this may take.
+   * @throws BrokerError: it could not be closed. Nothing is left behind here all the same.
+   */
+  async leave(timeout: number): Promise<void> {
+    try {
+      if (!this.isOver && !this.keepOpen && !this.#stopping.signal.aborted) {
+        await this.close({ reason: "its block has ended", timeout });
+      }
+    } catch (error) {
+      if (!(error instanceof SessionNotFoundError)) {
+        throw error;
+      }
+      this.lose();
+    } finally {
+      await this.stop();
+    }
+  }
+
+  /** Take what a call has answered or a watch has told, unless something newer is known. */
+  learn(info: SessionInfo): void {
+    if (info.sequence >= this.#info.sequence) {
+      this.#set(info);
+    }
+  }
+
+  /** The lease begins anew, as the broker has just answered. */
+  renewed(info: SessionInfo): void {
+    this.learn(info);
+    this.#setLease(info);
+    this.#renewedAt = now();
+    this.#lease.abort();
+  }
+
+  /** The broker has no record of the session. */
+  lose(): void {
+    if (!this.isOver) {
+      this.#isGone = true;
+      this.#tellEnd();
+    }
+  }
+
+  /**
+   * Wait until something is so.
+   *
+   * @throws BrokerClosedError: the session is followed no longer.
+   * @throws the signal's reason.
+   */
+  async wait(check: () => boolean, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    while (!check()) {
+      this.#stopping.signal.throwIfAborted();
+      let wake = () => {};
+      const changed = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      this.#waiting.add(wake);
+      try {
+        await unless(unless(changed, this.#stopping.signal), signal);
+      } finally {
+        this.#waiting.delete(wake);
+        wake();
+      }
+    }
+  }
+
+  /** A loop that dies of a bug of ours is heard, and one that was stopped has just ended. */
+  async #loop(loop: Promise<void>): Promise<void> {
+    try {
+      await loop;
+    } catch (error) {
+      if (!this.#stopping.signal.aborted && !(error instanceof BrokerClosedError)) {
+        this.#logger?.error(`session ${this.#info.sessionId} is kept no longer`, error);
+      }
+    }
+  }
+
+  #set(info: SessionInfo): void {
+    const wasOver = this.isOver;
+    const before = this.#info;
+    this.#info = info;
+    if (info.leaseExpireTime === undefined && info.leaseTtl !== undefined && !isFinal(info)) {
+      // Events do not say it: renewals are none.
+      this.#setLease({ ...info, leaseExpireTime: before.leaseExpireTime });
+    }
+    if (seconds(info.leaseTtl) !== seconds(before.leaseTtl)) {
+      this.#lease.abort();
+    }
+    this.#pulse();
+    if (this.isOver && !wasOver) {
+      this.#tellEnd();
+    }
+  }
+
+  #setLease({
+    leaseTtl,
+    leaseExpireTime,
+  }: Pick<SessionInfo, "leaseTtl" | "leaseExpireTime">): void {
+    this.#info = { ...this.#info, leaseTtl, leaseExpireTime };
+  }
+
+  #tellEnd(): void {
+    this.#pulse();
+    this.#lease.abort();
+    this.#forget(this);
+    if (this.#isClosing && this.#info.closeReason === "CLOSE_REQUESTED") {
+      return;
+    }
+    const error = this.endedError();
+    this.#logger?.error(String(error));
+    this.#ended.abort(error);
+  }
+
+  #pulse(): void {
+    for (const wake of [...this.#waiting]) {
+      wake();
+    }
+  }
+
+  /** Follow the session until it has ended. */
+  async #follow(): Promise<void> {
+    const { sessionId } = this.#info;
+    for (let gaps = 0; !this.isOver; ) {
+      try {
+        await this.#watch(sessionId);
+      } catch (error) {
+        if (!(error instanceof BrokerError) || error instanceof BrokerClosedError) {
+          throw error;
+        }
+        this.interruption = error;
+        this.#pulse();
+        if (!(error instanceof WatchGapError)) {
+          this.#logger?.error(`session ${sessionId} is not followed any more: ${error}`);
+          return;
+        }
+        this.#logger?.error(String(error));
+        gaps += 1;
+        await this.#pause(gaps);
+      }
+    }
+  }
+
+  async #watch(sessionId: string): Promise<void> {
+    const watch = this.#calls.watch({
+      sessionIds: [sessionId],
+      includeFinal: true,
+      signal: this.#stopping.signal,
+    });
+    for await (const item of watch) {
+      this.interruption = watch.interruption;
+      switch (item.kind) {
+        case "snapshot":
+        case "event":
+          this.#told(item.session);
+          break;
+        case "snapshotComplete":
+          if (!watch.sessions.has(sessionId)) {
+            this.lose();
+          }
+          break;
+        case "interrupted":
+          this.#mayFallBack = true;
+          break;
+      }
+      this.#pulse();
+      if (this.isOver) {
+        return;
+      }
+    }
+  }
+
+  #told(info: SessionInfo): void {
+    if (info.sequence >= this.#info.sequence || this.#mayFallBack) {
+      this.#mayFallBack = false;
+      this.#set(info);
+    }
+  }
+
+  /** Renew the lease, whenever there is one, until the session has ended. */
+  async #renew(): Promise<void> {
+    const { sessionId } = this.#info;
+    for (let failures = 0; !this.isOver; ) {
+      this.#stopping.signal.throwIfAborted();
+      if (failures === 0 && !(await this.#isDue())) {
+        continue;
+      }
+      try {
+        const info = await this.#calls.renewSession(sessionId, {
+          timeout: patience(seconds(this.#info.leaseTtl)),
+          signal: this.#stopping.signal,
+        });
+        if (this.renewalError !== undefined) {
+          this.#logger?.info(`session ${sessionId}: its lease is renewed again`);
+          this.renewalError = undefined;
+        }
+        failures = 0;
+        this.renewed(info);
+      } catch (error) {
+        if (!(error instanceof BrokerError) || error instanceof BrokerClosedError) {
+          throw error;
+        }
+        if (error instanceof InvalidArgumentError) {
+          // Somebody has taken its lease away.
+          this.#setLease({});
+          failures = 0;
+          continue;
+        }
+        if (error instanceof SessionEndedError || error instanceof SessionNotFoundError) {
+          // It has ended, or is about to.
+          await this.#look();
+        } else {
+          this.#warn(error);
+        }
+        failures += 1;
+        await this.#pause(failures);
+      }
+    }
+  }
+
+  /** Wait until the lease is to be renewed; false if something has changed before that. */
+  async #isDue(): Promise<boolean> {
+    this.#lease = new AbortController();
+    const ttl = seconds(this.#info.leaseTtl);
+    const wait = ttl === undefined ? Number.POSITIVE_INFINITY : ttl / RENEWALS;
+    try {
+      await sleep(this.#renewedAt + wait - now(), this.#lease.signal, this.#stopping.signal);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** See whether the session is over. */
+  async #look(): Promise<void> {
+    try {
+      const { sessionId } = this.#info;
+      this.learn(await this.#calls.getSession(sessionId, { signal: this.#stopping.signal }));
+    } catch (error) {
+      if (error instanceof SessionNotFoundError) {
+        this.lose();
+      } else if (error instanceof BrokerError) {
+        this.#warn(error);
+      } else {
+        throw error;
+      }
+    }
+  }
+
+  async #pause(failures: number): Promise<void> {
+    if (!this.isOver) {
+      const delay = BACKOFF.delay(failures - 1);
+      const ttl = seconds(this.#info.leaseTtl) ?? delay * RENEWALS;
+      await sleep(Math.min(delay, ttl / RENEWALS), this.#stopping.signal);
+    }
+  }
+
+  #warn(error: BrokerError): void {
+    if (this.renewalError === undefined) {
+      this.#logger?.warn(
+        `session ${this.#info.sessionId}: its lease could not be renewed; trying again: ${error}`,
+      );
+    }
+    this.renewalError = error;
+  }
+}
+
+/** Seconds for one renewal: a part of the lease, so that there is time for another. */
+function patience(ttl: number | undefined): number {
+  return ttl === undefined
+    ? RENEWAL_TIMEOUT
+    : Math.min(RENEWAL_TIMEOUT, Math.max(0.5, ttl / RENEWALS));
+}
