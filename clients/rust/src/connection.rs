@@ -20,6 +20,8 @@ use crate::v1::session_service_client::SessionServiceClient;
 const OWNER_KEY: &str = "x-broker-owner";
 const TOKEN_KEY: &str = "authorization";
 
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// A broker whose machine has died is noticed within 40 s, also by a call that waits for long.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -195,6 +197,10 @@ fn tls(
             None => Ok(None),
         };
     };
+    // An authority that is none would trust nobody, and say so with the first call only.
+    if !ca.windows(PEM_CERTIFICATE.len()).any(|it| it == PEM_CERTIFICATE) {
+        return Err(ConnectError::Tls("there is no certificate in what Access::ca got".into()));
+    }
     let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
     if let Some((certificate, key)) = identity {
         config = config.identity(Identity::from_pem(certificate, key));
