@@ -9,7 +9,7 @@ use ibgateway_client::v1::{
     AcknowledgeDataRequest, CloseSessionRequest, DrainGatewayRequest, GetBrokerInfoRequest,
     GetGatewayRequest, GetSessionRequest, ListGatewaysRequest, ListSessionEventsRequest,
     ListSessionsRequest, RenewSessionRequest, ResetCircuitBreakerRequest, ResumeGatewayRequest,
-    VerifySessionRequest, WatchSessionsRequest,
+    Role, VerifySessionRequest, WatchSessionsRequest,
 };
 use ibgateway_client::{
     Access, Broker, BrokerError, CLOSE_TIMEOUT, ConnectError, Link, OPEN_TIMEOUT, TIMEOUT,
@@ -351,12 +351,16 @@ impl Runner {
         let request = GetBrokerInfoRequest {};
         let info = call(request, TIMEOUT, async |it| stub.get_broker_info(it).await).await?;
         let access = info.access.unwrap_or_default();
+        let role = match access.role() {
+            Role::Unspecified => None, // nobody is asked who he is
+            role => Some(answers::name(role.as_str_name(), "ROLE_")),
+        };
         Ok(json!({
             "version": info.version,
             "store_id": info.store_id,
             "capabilities": info.capabilities,
             "caller": access.caller,
-            "role": answers::name(access.role().as_str_name(), "ROLE_"),
+            "role": role,
         }))
     }
 }

@@ -17,6 +17,7 @@ mod watch;
 
 use std::error::Error;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -61,10 +62,11 @@ async fn main() -> ExitCode {
 async fn run(address: &str, path: &Path) -> Result<(), Box<dyn Error>> {
     let sessions = connect(address, Access::new().owner("example"))?.sessions();
     let mut kept = Kept::load(path)?;
+    let mut interrupted = pin!(ctrl_c());
     let session = tokio::select! {
         opened = open(&sessions, &mut kept) => opened?,
         // The open is cancelled with this: the session ends, CALLER_GONE.
-        _ = ctrl_c() => return Ok(()),
+        _ = &mut interrupted => return Ok(()),
     };
     let id = &session.session_id;
     println!("{}: session {id}, client id {}", name(session.state()), session.client_id);
@@ -77,7 +79,7 @@ async fn run(address: &str, path: &Path) -> Result<(), Box<dyn Error>> {
     tokio::select! {
         outcome = follow(&sessions, id, &mut kept) => outcome?,
         Some(ended) = tasks.join_next() => return over(&mut kept, ended?),
-        _ = ctrl_c() => {}
+        _ = &mut interrupted => {}
     }
     let closed = repeat(CLOSE_TIMEOUT, async |left| {
         let request =
