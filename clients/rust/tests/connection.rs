@@ -79,9 +79,18 @@ async fn nothing_that_is_secret_is_ever_shown() {
 
 #[tokio::test]
 async fn what_can_be_no_address_owner_token_or_certificate_is_refused() {
-    for address in
-        ["", "nonsense", ":50051", "host:", "host:99999", "http://host:1", "me@host:1", "a b:1"]
-    {
+    for address in [
+        "",
+        "nonsense",
+        ":50051",
+        "host:",
+        "host:99999",
+        "http://host:1",
+        "me@host:1",
+        "a b:1",
+        "h:1/path",
+        "h:1?x",
+    ] {
         let refused = connect(address, Access::new()).unwrap_err();
         assert!(matches!(refused, ConnectError::Address(_)), "{address}: {refused}");
     }
