@@ -25,7 +25,7 @@ const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 /// A broker whose machine has died is noticed within 40 s, also by a call that waits for long.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For TCP and TLS; so long, at most, hangs a call on a host that swallows what is sent to it.
+/// For TCP, and again for TLS: a host that swallows what is sent to it holds up no call for longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a [`Broker`] sends: stubs of a type such as `SessionServiceClient<Link>`.
@@ -201,7 +201,9 @@ fn tls(
     if !ca.windows(PEM_CERTIFICATE.len()).any(|it| it == PEM_CERTIFICATE) {
         return Err(ConnectError::Tls("there is no certificate in what Access::ca got".into()));
     }
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+    // The endpoint's own timeout ends with TCP.
+    let mut config =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).timeout(CONNECT_TIMEOUT);
     if let Some((certificate, key)) = identity {
         config = config.identity(Identity::from_pem(certificate, key));
     }

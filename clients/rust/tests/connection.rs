@@ -12,6 +12,9 @@ use scripted::{OK, Refusal, Scripted, Step, answer, eventually, session};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
+/// A certificate authority, for nobody.
+const AUTHORITY: &str = include_str!("authority.pem");
+
 async fn get(address: &str, timeout: Duration) -> Result<GetSessionResponse, BrokerError> {
     let mut sessions = connect(address, Access::new()).unwrap().sessions();
     let request = GetSessionRequest { session_id: "one".to_owned() };
@@ -105,6 +108,7 @@ async fn what_can_be_no_address_owner_token_or_certificate_is_refused() {
     for access in [
         Access::new().ca("nonsense"),
         Access::new().ca(""),
+        Access::new().ca(AUTHORITY).identity("certificate", "key"),
         Access::new().identity("certificate", "key"),
     ] {
         let refused = connect("127.0.0.1:1", access).unwrap_err();
@@ -235,6 +239,17 @@ async fn where_nobody_listens_or_somebody_else_does_there_is_no_broker() {
     let error = get(&address, TIMEOUT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokerUnreachable, "{error}");
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_accepts_and_does_not_speak_tls_is_given_up_soon() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    let mut sessions = connect(&address, Access::new().ca(AUTHORITY)).unwrap().sessions();
+    let request = GetSessionRequest::default();
+    let long = Duration::from_secs(60);
+    let error = call(request, long, async |it| sessions.get_session(it).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokerUnreachable, "{error}");
 }
 
 #[tokio::test]
