@@ -1,0 +1,50 @@
+//! Calls that are repeated until their time is over.
+
+use std::time::Duration;
+
+use ibgateway_client::{BrokerError, ErrorKind};
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+
+/// Make a call, and repeat it while no broker can be reached, or while the broker says that it could not
+/// serve it now. For calls that are safe to repeat when nobody has answered: reads, close, renew, and an
+/// open with a `request_id`.
+///
+/// # Errors
+///
+/// What the last try failed with.
+///
+/// # Cancellation
+///
+/// To drop it cancels the try that is under way.
+pub async fn repeat<T>(
+    timeout: Duration,
+    mut attempt: impl AsyncFnMut(Duration) -> Result<T, BrokerError>,
+) -> Result<T, BrokerError> {
+    let deadline = Instant::now() + timeout;
+    let mut backoff = Backoff::new();
+    loop {
+        let error = match attempt(deadline - Instant::now()).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let pause = backoff.next(error.retry_after());
+        if !passes(error.kind()) || Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        eprintln!("{error}; trying again in {:.1} s", pause.as_secs_f64());
+        sleep(pause).await;
+    }
+}
+
+fn passes(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::CircuitBreakerOpen
+            | ErrorKind::GatewayDraining
+            | ErrorKind::BrokerDraining
+            | ErrorKind::StoreUnavailable
+            | ErrorKind::BrokerUnreachable
+    )
+}
