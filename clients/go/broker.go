@@ -105,7 +105,7 @@ func (b *Broker) ValidateSession(
 func opening(request *brokerv1.OpenSessionRequest, options []OpenOption) *brokerv1.OpenSessionRequest {
 	wanted := copyOf(request)
 	if wanted.RequestId == "" {
-		wanted.RequestId = newUUID()
+		wanted.RequestId = NewUUID()
 	}
 	if wanted.ClientId != nil && wanted.ClientIdPolicy == brokerv1.ClientIdPolicy_CLIENT_ID_POLICY_UNSPECIFIED {
 		wanted.ClientIdPolicy = brokerv1.ClientIdPolicy_CLIENT_ID_POLICY_EXACT

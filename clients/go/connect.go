@@ -187,8 +187,8 @@ func printable(text string) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
-// newUUID is a UUID4.
-func newUUID() string {
+// NewUUID is a UUID4, as request ids and correlation ids are.
+func NewUUID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // it cannot fail
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80

@@ -62,7 +62,7 @@ func correlationID(ctx context.Context) string {
 	if id, given := ctx.Value(correlationIDOf{}).(string); given {
 		return id
 	}
-	return newUUID()
+	return NewUUID()
 }
 
 // sent is a context for gRPC, with what goes with each call. Metadata that the caller's context may

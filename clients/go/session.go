@@ -15,7 +15,7 @@ import (
 // session, until that has ended, or until it or its Broker is closed.
 //
 // That the session has ended, by whomever, is told in each of these ways: by Context, which interrupts
-// what depends on the session; Ended; WaitEnded; a SessionEndedError from whatever needs a session; the
+// what depends on the session; Err and Ended; WaitEnded; a SessionEndedError from whatever needs a session; the
 // end of Watch; and a line in the log at level ERROR, unless you have closed it.
 type Session struct {
 	broker   *Broker
@@ -45,6 +45,14 @@ func (s *Session) Created() bool { return s.created }
 
 // Ended tells whether the session has ended.
 func (s *Session) Ended() bool { return s.lifeline.isOver() }
+
+// Err is a SessionEndedError once the session has ended, by whomever, and nil before.
+func (s *Session) Err() error {
+	if s.Ended() {
+		return endedError(s.Info())
+	}
+	return nil
+}
 
 // Interruption is why nothing is known of the session for now, so that Info is as it was before; nil
 // while it is followed.
@@ -96,7 +104,7 @@ func (s *Session) WaitConnected(ctx context.Context) (*brokerv1.Session, error) 
 	if err != nil {
 		return s.Info(), err
 	}
-	return s.Info(), s.require()
+	return s.Info(), s.Err()
 }
 
 // Refresh asks the broker for the session as it is now, also if it has ended. The default deadline is
@@ -115,7 +123,7 @@ func (s *Session) Refresh(ctx context.Context) (*brokerv1.Session, error) {
 //
 // Errors: SessionEndedError.
 func (s *Session) Verify(ctx context.Context) (*brokerv1.VerifySessionResponse, error) {
-	if err := s.require(); err != nil {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
 	answer, err := s.broker.VerifySession(ctx, s.SessionID())
@@ -127,7 +135,7 @@ func (s *Session) Verify(ctx context.Context) (*brokerv1.VerifySessionResponse, 
 //
 // Errors: SessionEndedError; InvalidArgumentError if it has no lease and none is asked for.
 func (s *Session) Renew(ctx context.Context, leaseTTL *durationpb.Duration) (*brokerv1.Session, error) {
-	if err := s.require(); err != nil {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
 	info, err := s.broker.RenewSession(ctx, s.SessionID(), leaseTTL)
@@ -142,7 +150,7 @@ func (s *Session) Renew(ctx context.Context, leaseTTL *durationpb.Duration) (*br
 // Errors: SessionEndedError; SessionNotConnectedError if it has no link now; InvalidArgumentError if its
 // link was made anew meanwhile.
 func (s *Session) AcknowledgeData(ctx context.Context, generation int64) (*brokerv1.Session, error) {
-	if err := s.require(); err != nil {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
 	info, err := s.broker.AcknowledgeData(ctx, s.SessionID(), generation)
@@ -194,13 +202,6 @@ func (s *Session) Detach() {
 // Errors: SessionNotFoundError if the broker has no record of it.
 func (s *Session) Close(ctx context.Context, reason string) error {
 	return s.lifeline.close(ctx, reason)
-}
-
-func (s *Session) require() error {
-	if s.Ended() {
-		return endedError(s.Info())
-	}
-	return nil
 }
 
 // learnFrom is the error of a call, which may tell that the session is over.

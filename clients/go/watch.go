@@ -94,7 +94,7 @@ func newWatch(c *connection, request *brokerv1.WatchSessionsRequest, options []W
 		continuity:    newContinuity(request.GetStates(), request.GetIncludeFinal(), request.GetResumeToken()),
 		silence:       defaultSilence,
 		giveUpAfter:   -1,
-		correlationID: newUUID(),
+		correlationID: NewUUID(),
 	}
 	w.ctx, w.end = context.WithCancelCause(c.ctx)
 	for _, option := range options {
