@@ -20,8 +20,7 @@ type Backoff struct {
 	Maximum time.Duration
 }
 
-// DefaultBackoff is that of a Broker unless WithBackoff gives another.
-var DefaultBackoff = Backoff{Initial: 200 * time.Millisecond, Maximum: 5 * time.Second}
+var defaultBackoff = Backoff{Initial: 200 * time.Millisecond, Maximum: 5 * time.Second}
 
 func (b Backoff) check() error {
 	if b.Initial <= 0 || b.Maximum < b.Initial {

@@ -194,7 +194,7 @@ func (b *Broker) forget(l *lifeline) {
 }
 
 // invalid is the error of a request that is not sent.
-func invalid(field, description string) error {
+func invalid(field, description string) *InvalidArgumentError {
 	return &InvalidArgumentError{
 		BrokerError: BrokerError{
 			Reason:   "INVALID_ARGUMENT",

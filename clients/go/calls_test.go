@@ -227,6 +227,24 @@ func TestCancellationSaysItsCause(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeSentIsTheCallersMistake(t *testing.T) {
+	t.Parallel()
+	peer := newScriptedBroker(t)
+	broker := peer.connect()
+	var wrong *ibgateway.InvalidArgumentError
+	_, err := broker.OpenSession(within(t, patience), &brokerv1.OpenSessionRequest{GatewayId: "\xff"})
+	if !errors.As(err, &wrong) || len(wrong.Violations) != 1 || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("it is a %T: %v", err, err)
+	}
+	watch := broker.Watch(&brokerv1.WatchSessionsRequest{Owner: "\xff"})
+	if watch.Next(within(t, patience)) || !errors.As(watch.Err(), &wrong) {
+		t.Errorf("it is %v, %v", watch.Item(), watch.Err())
+	}
+	if len(peer.requests("OpenSession"))+len(peer.requests("WatchSessions")) != 0 {
+		t.Error("something was sent")
+	}
+}
+
 func TestACallThatCloseCutsSaysSo(t *testing.T) {
 	t.Parallel()
 	peer := newScriptedBroker(t)

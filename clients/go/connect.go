@@ -56,8 +56,8 @@ func WithCredentials(tls credentials.TransportCredentials) Option {
 	return func(s *settings) { s.credentials = tls }
 }
 
-// WithBackoff is how long to wait between repeated calls, and before a watch resumes, instead of
-// DefaultBackoff.
+// WithBackoff is how long to wait between repeated calls, and before a watch resumes: 0.2 s to 5 s by
+// default.
 func WithBackoff(b Backoff) Option { return func(s *settings) { s.backoff = b } }
 
 // WithoutRepeats lets every call fail at once. A watch resumes all the same.
@@ -83,7 +83,7 @@ func WithDialOptions(options ...grpc.DialOption) Option {
 // It fails if the address, the owner, the token or the backoff can be no such thing, or if the token
 // would be sent for everybody to read.
 func Connect(address string, options ...Option) (*Broker, error) {
-	s := settings{backoff: DefaultBackoff, repeats: true}
+	s := settings{backoff: defaultBackoff, repeats: true}
 	for _, option := range options {
 		option(&s)
 	}

@@ -3,6 +3,7 @@ package ibgateway
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -17,6 +18,7 @@ import (
 const (
 	errorDomain    = "ibgateway.broker.v1"
 	correlationKey = "x-correlation-id"
+	cannotMarshal  = "grpc: error while marshaling:"
 )
 
 // errorKind makes one kind of error of what all have in common.
@@ -179,6 +181,9 @@ func (e ending) explain() kindOfError {
 		e.correlationID = given[0]
 	}
 	end := status.Convert(e.err)
+	if wrong, is := strings.CutPrefix(end.Message(), cannotMarshal); is {
+		return invalid("request", "cannot be sent:"+wrong) // such as text that is not UTF-8
+	}
 	if d := readDetails(end); d != nil {
 		return e.ours(end, d)
 	}
