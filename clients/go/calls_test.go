@@ -150,12 +150,16 @@ func TestWhatMayNotBeDoneTwiceIsNotRepeated(t *testing.T) {
 	peer.stop()
 	broker := peer.connect()
 	var unreachable *ibgateway.BrokerUnreachableError
+	begin := time.Now()
 	_, err := broker.Gateways().Resume(within(t, patience), "paper")
 	if !errors.As(err, &unreachable) {
 		t.Errorf("it is %v", err)
 	}
 	if _, err = broker.VerifySession(within(t, patience), sessionID); !errors.As(err, &unreachable) {
 		t.Errorf("it is %v", err)
+	}
+	if took := time.Since(begin); took > patience/2 {
+		t.Errorf("they were repeated for %v", took)
 	}
 }
 
@@ -248,14 +252,14 @@ func TestWhatCannotBeSentIsTheCallersMistake(t *testing.T) {
 func TestACallThatCloseCutsSaysSo(t *testing.T) {
 	t.Parallel()
 	peer := newScriptedBroker(t)
-	peer.on("GetSession", mute)
+	peer.on("VerifySession", mute)
 	broker := peer.connect()
 	ends := make(chan error)
 	go func() {
-		_, err := broker.GetSession(within(t, patience), sessionID)
+		_, err := broker.VerifySession(within(t, patience), sessionID)
 		ends <- err
 	}()
-	eventually(t, "the call came", func() bool { return len(peer.requests("GetSession")) == 1 })
+	eventually(t, "the call came", func() bool { return len(peer.requests("VerifySession")) == 1 })
 	for range 2 {
 		if err := broker.Close(); err != nil {
 			t.Error(err)

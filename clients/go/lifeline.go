@@ -103,7 +103,6 @@ func (l *lifeline) close(ctx context.Context, reason string) error {
 	}
 	l.learn(info)
 	l.stop()
-	l.broker.forget(l)
 	return nil
 }
 

@@ -131,15 +131,16 @@ func TestAProvisionalEventIsVoidOnceItsStreamIsLost(t *testing.T) {
 	peer := newScriptedBroker(t)
 	peer.onWatch(streams(
 		sends(nil, snapshot(session(sessionID, 2, connected)), complete(2), event(0, session(sessionID, 3, reconnecting))),
-		sends(errOpen, event(3, session(sessionID, 3, connected))),
+		sends(errOpen, bookmark(2), event(3, session(sessionID, 3, disconnected))),
 	))
 	watch := peer.connect().Watch(nil)
 	defer watch.Close()
 	same(t, read(t, watch, 6), "snapshot 2", "complete", "provisional 3",
-		"interrupted BrokerDrainingError", "resumed", "event 3")
+		"interrupted BrokerDrainingError", "resumed", "bookmark")
 	if got := watch.Sessions()[sessionID]; got.GetState() != connected {
 		t.Errorf("what is kept counts: %v", got)
 	}
+	same(t, read(t, watch, 1), "event 3")
 }
 
 func TestARefusalEndsAWatch(t *testing.T) {
