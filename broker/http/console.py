@@ -27,7 +27,12 @@ from typing import Any, Final
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from ibgateway.broker.v1 import broker_service_pb2, gateway_service_pb2, session_service_pb2
+from ibgateway.broker.v1 import (
+    broker_service_pb2,
+    gateway_service_pb2,
+    session_event_pb2,
+    session_service_pb2,
+)
 
 from broker.errors import BrokerError, InvalidArgumentError
 from broker.events.token import ResumeToken
@@ -112,16 +117,20 @@ class Console:
             wanted = session_service_pb2.GetSessionRequest(session_id=session_id)
             before = (await self.sessions.GetSession(wanted, _NOBODY)).session.sequence + 1
         first = max(before - min(size, requests.LARGEST_PAGE), 1)
-        page = await self.sessions.ListSessionEvents(
-            session_service_pb2.ListSessionEventsRequest(
-                session_id=session_id,
-                page_size=before - first,
-                page_token=requests.events_page_token(first - 1),
-            ),
-            _NOBODY,
-        )
-        # Where the oldest have expired a page of the API goes on with what is newer.
-        events = [event for event in page.events if event.sequence < before]
+        events: list[session_event_pb2.SessionEvent] = []
+        token = requests.events_page_token(first - 1)
+        # A page of the API ends before it is too long.
+        while token and (not events or events[-1].sequence < before - 1):
+            page = await self.sessions.ListSessionEvents(
+                session_service_pb2.ListSessionEventsRequest(
+                    session_id=session_id, page_size=before - first, page_token=token
+                ),
+                _NOBODY,
+            )
+            events += page.events
+            token = page.next_page_token
+        # Where the oldest have expired it goes on with what is newer.
+        events = [event for event in events if event.sequence < before]
         answer = session_service_pb2.ListSessionEventsResponse(events=events)
         return web.json_response(_document(answer))
 

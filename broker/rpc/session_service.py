@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final, TypeVar
 from uuid import UUID
 
+from google.protobuf.message import Message
 from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
@@ -21,6 +23,12 @@ from broker.runtime.manager import SessionManager
 from broker.runtime.trace import correlation_id
 from broker.session.filters import SessionFilter
 from broker.session.model import Session
+
+M = TypeVar("M", bound=Message)
+
+LARGEST_ANSWER: Final = 2**20
+"""Bytes of a page's messages. Clients take 4 MiB, unless they are told to take more; one session
+with the largest labels has 40 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +91,12 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         sessions = await self.manager.catalogue.list_sessions(
             wanted, include_final=_wants_final(request, wanted), after=after, limit=size + 1
         )
-        page = sessions[:size]
-        return pb.ListSessionsResponse(
-            sessions=[self._encode(session) for session in page],
-            next_page_token=requests.page_token(page[-1].create_time, page[-1].spec.session_id)
-            if len(sessions) > size
-            else "",
-        )
+        page = _fitting(self._encode(session) for session in sessions[:size])
+        answer = pb.ListSessionsResponse(sessions=page)
+        if len(sessions) > len(page):
+            last = sessions[len(page) - 1]
+            answer.next_page_token = requests.page_token(last.create_time, last.spec.session_id)
+        return answer
 
     async def VerifySession(
         self, request: pb.VerifySessionRequest, context: Context
@@ -119,13 +126,11 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         """See the proto."""
         session_id, size, after = requests.events_page(request)
         events = await self.manager.catalogue.list_events(session_id, after=after, limit=size + 1)
-        page = events[:size]
-        return pb.ListSessionEventsResponse(
-            events=[convert.event(event) for event in page],
-            next_page_token=requests.events_page_token(page[-1].sequence)
-            if len(events) > size
-            else "",
-        )
+        page = _fitting(convert.event(event) for event in events[:size])
+        answer = pb.ListSessionEventsResponse(events=page)
+        if len(events) > len(page):
+            answer.next_page_token = requests.events_page_token(page[-1].sequence)
+        return answer
 
     async def AcknowledgeData(
         self, request: pb.AcknowledgeDataRequest, context: Context
@@ -179,6 +184,18 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
 
     def _encoded(self, session: Session) -> pb.GetSessionResponse:
         return self.encoded.encode(session, self.manager.vitals(session.spec.session_id))
+
+
+def _fitting(messages: Iterable[M]) -> list[M]:
+    """As many of them as one answer may hold, and at least one, if there is any."""
+    page: list[M] = []
+    room = LARGEST_ANSWER
+    for message in messages:
+        room -= message.ByteSize()
+        if page and room < 0:
+            break
+        page.append(message)
+    return page
 
 
 def _wants_final(

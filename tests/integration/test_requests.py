@@ -158,6 +158,36 @@ async def test_pages_give_every_session_once_with_and_without_final_ones(client:
     assert len(await client.list(page_size=10**9, include_final=True)) == 5
 
 
+LARGEST = {f"{n:02}" + "👾" * 61: "👾" * 256 for n in range(32)}
+"""Labels of 40 KB: as many and as long as may be."""
+ANSWER = 4 * 2**20
+"""The longest answer that gRPC's clients take, unless they are told to."""
+
+
+async def test_no_page_is_longer_than_what_a_client_takes(client: Client) -> None:
+    session = await client.open(labels=LARGEST, lease_ttl=Duration(seconds=60))
+    for seconds in range(100, 205):
+        await client.sessions.RenewSession(
+            pb.RenewSessionRequest(
+                session_id=session.session_id, lease_ttl=Duration(seconds=seconds)
+            )
+        )
+    sequences: list[int] = []
+    token = ""
+    while True:
+        page = await client.sessions.ListSessionEvents(
+            pb.ListSessionEventsRequest(
+                session_id=session.session_id, page_size=1000, page_token=token
+            )
+        )
+        assert page.ByteSize() < ANSWER / 2
+        sequences += [event.sequence for event in page.events]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sequences == list(range(1, 108))
+
+
 async def test_a_reason_that_is_too_long_closes_nothing(client: Client) -> None:
     session = await client.open()
     request = pb.CloseSessionRequest(session_id=session.session_id, reason=LONG)
