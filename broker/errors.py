@@ -38,6 +38,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, Final
 
 
@@ -174,6 +175,8 @@ class GatewayError(BrokerError):
         hint: what to do about it, and who must.
         tws_code: the Gateway's own error number, 0 if it sent none.
         answered: whether a version reply was read, so that the Gateway is known to be there.
+        attempt: the number of the dial, from 1; 0 if there was none, or it is not counted yet.
+        time: when it was known; None if that is now.
     """
 
     code: ClassVar[ErrorCode]
@@ -186,6 +189,8 @@ class GatewayError(BrokerError):
         hint: str = "",
         tws_code: int = 0,
         answered: bool = False,
+        attempt: int = 0,
+        time: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -194,6 +199,8 @@ class GatewayError(BrokerError):
         self.hint = hint
         self.tws_code = tws_code
         self.answered = answered
+        self.attempt = attempt
+        self.time = time
 
     @property
     def reason(self) -> str:  # type: ignore[override]

@@ -28,6 +28,7 @@ from grpc_status import rpc_status
 from ibgateway.broker.v1 import error_pb2
 
 from broker.errors import BrokerDrainingError, BrokerError, GatewayError, InvalidArgumentError
+from broker.rpc import convert
 from broker.rpc.auth import Gate
 from broker.rpc.caller import Context, Metadata
 from broker.runtime.trace import correlation_id
@@ -344,6 +345,8 @@ def _details(error: BrokerError) -> list[Message]:
                     tws_code=error.tws_code,
                     message=error.message[:LONGEST_MESSAGE],
                     hint=error.hint[:LONGEST_MESSAGE],
+                    attempt=error.attempt,
+                    time=convert.timestamp(error.time),
                 )
             )
     return details

@@ -104,6 +104,8 @@ class Failure:
             phase=self.phase,
             hint=self.hint,
             tws_code=self.tws_code,
+            attempt=self.attempt,
+            time=self.time,
             metadata=metadata,
         )
 

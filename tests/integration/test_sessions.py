@@ -240,6 +240,8 @@ async def test_a_failed_open_says_which_of_the_six_it_was_and_what_to_do(
     assert said.failure.hint
     [row] = await rows(database_url, "select final_state, error_count from gateway_connections")
     retried = reason not in ("IB_CONN_005", "IB_CONN_006")
+    assert said.failure.attempt == (2 if retried else 1)
+    assert said.failure.HasField("time")
     assert (row["final_state"], row["error_count"]) == ("FAILED", 2 if retried else 1)
 
 
