@@ -10,10 +10,10 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check audit image soak robustness bench format proto docs screenshots lock clean
+.PHONY: help install dev test test-clients check audit image soak robustness bench format proto docs screenshots lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(VENV)/.installed ## make .venv and install everything, locked by hash
 
@@ -44,6 +44,9 @@ test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed ## run the who
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(BIN)/pytest --numprocesses 3 $(STUBS)
 	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
+
+test-clients: install ## test the clients of all languages, or of LANGUAGES="go rust"
+	$(BIN)/python -m clients.conformance $(LANGUAGES)
 
 # The oldest libraries that a user of the Python client may have.
 $(FLOORS_VENV)/.installed: requirements/floors.txt

@@ -85,14 +85,14 @@ class Outcome:
 
     Attributes:
         passed: how many steps.
-        left_out: those that this client has no layer for.
+        left_out_steps: those that this client has no layer for, with their chapters.
         unreached: those behind a failure in their chapter.
         failures: those that failed.
         hello: what the runner has said of itself.
     """
 
     passed: int = 0
-    left_out: int = 0
+    left_out_steps: list[tuple[str, str]] = field(default_factory=list)
     unreached: int = 0
     failures: list[Failure] = field(default_factory=list)
     hello: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +101,18 @@ class Outcome:
     def total(self) -> int:
         """How many steps there were for this client."""
         return self.passed + self.unreached + len(self.failures)
+
+    @property
+    def left_out(self) -> int:
+        """How many steps there were for others only."""
+        return len(self.left_out_steps)
+
+    @classmethod
+    def of_nobody(cls, scenario: Sequence[Chapter], why: str) -> Outcome:
+        """What comes of a runner that cannot even be started."""
+        steps = sum(len(chapter.steps) for chapter in scenario)
+        failure = Failure(chapter=scenario[0].name, step=scenario[0].steps[0].step, why=[why])
+        return cls(unreached=steps - 1, failures=[failure])
 
 
 class _StepError(Exception):
@@ -168,7 +180,7 @@ class Play:
         failed = False
         for step in chapter.steps:
             if step.needs == "layer" and not self._outcome.hello.get("layer"):
-                self._outcome.left_out += 1
+                self._outcome.left_out_steps.append((chapter.name, step.step))
             elif failed:
                 self._outcome.unreached += 1
             else:
