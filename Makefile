@@ -67,6 +67,7 @@ check: install $(PROTO_VENV)/.installed $(DEPLOY_VENV)/.installed ## format, lin
 	$(DEPLOY_VENV)/bin/hadolint Dockerfile
 	$(BIN)/mypy
 	cd $(STUBS)/tests && MYPYPATH=.. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache *.py
+	cd $(STUBS)/conformance && MYPYPATH=.. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache *.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code

@@ -15,7 +15,7 @@ from typing import Final
 from clients.conformance import scenario
 from clients.conformance.languages import CLIENTS, LANGUAGES
 from clients.conformance.stage import StageError, stage
-from clients.conformance.trial import PARTS, Result, table, tried
+from clients.conformance.trial import PARTS, Result, Trial, table
 
 _EPILOG: Final = f"""\
 What happens for each language: its client is built, its runner (clients/LANGUAGE/conformance) plays
@@ -131,9 +131,8 @@ async def _tried(
             if ready is None and set(parts) != {"tests"}:
                 _tell("setting the stage: brokers, PostgreSQL, simulated Gateways")
                 ready = await stack.enter_async_context(stage())
-            results.append(
-                await tried(language, directory, ready, chapters, parts=parts, tell=_tell)
-            )
+            trial = Trial(language, directory, _tell)
+            results.append(await trial.run(ready, chapters, parts))
     return results
 
 

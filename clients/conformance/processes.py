@@ -1,5 +1,5 @@
-"""Processes that the harness starts: each in a group of its own, with all that it starts itself, and
-ended in any case.
+"""Processes that the harness starts: each in a group of its own, with all that it starts itself,
+and ended in any case.
 """
 
 from __future__ import annotations

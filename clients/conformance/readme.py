@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import signal
@@ -17,6 +16,7 @@ from ibgateway.broker.v1 import session_pb2, session_service_pb2_grpc
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
 from clients.conformance.processes import Process, ProcessError
+from tests.harness import eventually
 
 HEADING: Final = "## A watched session"
 ADDRESS: Final = "127.0.0.1:50051"
@@ -98,10 +98,15 @@ async def _watched(process: Process, address: str, ends: Any) -> None:
     left = await process.rest(_ENDS)
     if process.code not in ends:
         raise ReadmeError(f"on Ctrl-C it has ended with code {process.code}: {left[-2000:]}")
-    # The last call that a client makes may be answered to nobody.
-    async with asyncio.timeout(_CALL):
-        while await _sessions(address):
-            await asyncio.sleep(0.05)
+
+    async def none_is_open() -> bool:
+        return not await _sessions(address)
+
+    try:
+        # The last call that a client makes may be answered to nobody.
+        await eventually(none_is_open, _CALL)
+    except TimeoutError:
+        raise ReadmeError("Ctrl-C has not closed its session") from None
     for session in await _sessions(address, [each.session_id for each in mine]):
         if session.close_reason != "CLOSE_REQUESTED":
             raise ReadmeError(

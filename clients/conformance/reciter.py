@@ -1,8 +1,9 @@
 """A server that answers what a healthy broker cannot be made to answer in a test.
 
-A request names a cue where it names a session or, for gateways and opens, a gateway. A cue is recited
-always, or as often as the number behind its asterisk says: ``BROKER_DRAINING*2`` refuses twice and
-then answers. Errors of ours are packed by the broker's own code. It keeps what it has heard.
+A request names a cue where it names a session or, for gateways and opens, a gateway. A cue is
+recited always, or as often as the number behind its asterisk says: ``BROKER_DRAINING*2`` refuses
+twice and then answers. Errors of ours are packed by the broker's own code. It keeps what it has
+heard.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ SOON: Final = 0.05
 """Seconds after which it says to ask again."""
 _DETAILS: Final = "grpc-status-details-bin"
 _SILENCE: Final = 30.0
+_NO_DEADLINE: Final = 1e6
+"""Seconds; gRPC has a longest deadline instead of none."""
 _ERRORS: Final[Mapping[str, BrokerError]] = {
     "BROKER_DRAINING": BrokerDrainingError(SOON),
     "GATEWAY_DRAINING": GatewayDrainingError("default", "ops", "upgrade", SOON),
@@ -118,7 +121,7 @@ class Reciter:
             {
                 "rpc": rpc,
                 "cue": cue,
-                "deadline": left if left is not None and left < 1e6 else None,
+                "deadline": left if left < _NO_DEADLINE else None,
                 "request_id": getattr(request, "request_id", None),
                 "lease_ttl": request.lease_ttl.seconds if hasattr(request, "lease_ttl") else None,
                 "owner": metadata.get("x-broker-owner"),
@@ -261,8 +264,11 @@ async def reciting() -> AsyncIterator[tuple[Reciter, str]]:
     server = grpc.aio.server()
     # Generated code asks a server for nothing but to add handlers.
     boundary: Any = Boundary(server, gate, Telemetry(None, None, Observers([])))
-    session_service_pb2_grpc.add_SessionServiceServicer_to_server(_Sessions(reciter), boundary)
-    gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(_Gateways(reciter), boundary)
+    # Rpcs that it does not know are UNIMPLEMENTED; only the stubs' types call that abstract.
+    sessions = _Sessions(reciter)  # type: ignore[abstract]
+    gateways = _Gateways(reciter)  # type: ignore[abstract]
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, boundary)
+    gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateways, boundary)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     # What is recited is no news, and to the boundary a bare status is an error of ours.

@@ -74,7 +74,9 @@ class _Loader(yaml.SafeLoader):
     """Reads the tags of expectations, and of values that would be long to write. `on` is a word."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as in its base
-        first: [(tag, pattern) for tag, pattern in found if first not in "OoYyNn" or "bool" not in tag]
+        first: [
+            (tag, pattern) for tag, pattern in found if first not in "OoYyNn" or "bool" not in tag
+        ]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -87,10 +89,9 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
             return loader.construct_sequence(node, deep=True)
         case yaml.ScalarNode():
             # Without its tag, so that a number is one.
-            kind = loader.resolve(yaml.ScalarNode, node.value, (True, False))
-            return loader.construct_object(  # type: ignore[no-untyped-call]
-                yaml.ScalarNode(kind, node.value), deep=True
-            )
+            untyped: Any = loader
+            kind = untyped.resolve(yaml.ScalarNode, node.value, (True, False))
+            return untyped.construct_object(yaml.ScalarNode(kind, node.value), deep=True)
     raise AssertionError(node)
 
 

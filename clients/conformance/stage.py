@@ -1,8 +1,8 @@
 """What a scenario is played on: brokers, a database, simulated Gateways, and the reciter.
 
-The broker is `gateway-broker serve` in a process of its own, as users run it, on an address that stays
-over its restarts; so are its database, behind a proxy, and the Gateways. A second broker asks who
-calls, over TLS.
+The broker is `gateway-broker serve` in a process of its own, as users run it, on an address that
+stays over its restarts; so are its database, behind a proxy, and the Gateways. A second broker asks
+who calls, over TLS.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from broker.access.identity import Role
 from broker.access.trial import Trial
 from clients.conformance.processes import Process, ProcessError
 from clients.conformance.reciter import Reciter, reciting
+from tests.harness import eventually
 from tests.postgres import data_directory, execute
 from tests.program import ROOT, environment, free_address
 from tests.robustness.database import Database, database
@@ -43,6 +44,7 @@ _TIDIES: Final = 20.0
 _LOG_LINES: Final = 15
 _CALL: Final = 10.0
 _QUICK: Final = """
+kind = "paper"
 timeout = 5.0
 retry_initial_delay = 0.05
 retry_max_delay = 0.2
@@ -226,8 +228,7 @@ class Stage:
             async with asyncio.timeout(_TIDIES):
                 for simulator in self._simulators:
                     await _calm(simulator.control)
-                while not await _tidied(self.broker.address):
-                    await asyncio.sleep(0.05)
+                await eventually(lambda: _tidied(self.broker.address), _TIDIES)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise StageError(f"the stage cannot be tidied: {error!r}{self.log_tail()}") from None
 
@@ -319,9 +320,7 @@ async def _set_up(stack: AsyncExitStack, directory: Path) -> Stage:
             base.url("postgres"),
             "CREATE DATABASE guarded TEMPLATE broker",
         )
-        await execute(
-            base.url("guarded"), "UPDATE broker_store SET store_id = gen_random_uuid()"
-        )
+        await execute(base.url("guarded"), "UPDATE broker_store SET store_id = gen_random_uuid()")
     default, small = first.result(), second.result()
     trial, other = Trial(directory / "access"), Trial(directory / "other")
     for made in (trial, other):
@@ -376,7 +375,7 @@ def _access(trial: Trial) -> str:
 def _config(default: Simulator, small: Simulator) -> str:
     """Gateways for all that a scenario does; ``small`` has little of everything."""
     return (
-        "session_limit = 100\nbookmark_interval = 0.5\nstore_timeout = 1.0\nstore_grace = 0.1\n"
+        "session_limit = 90\nbookmark_interval = 0.5\nstore_timeout = 1.0\nstore_grace = 0.1\n"
         f"stop_grace = 2.0\n{_ACCESS_HERE}\n"
         f"{_gateway('default', default.gateway)}"
         f"{_gateway('small', small.gateway, _SMALL)}"

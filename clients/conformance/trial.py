@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,99 +88,97 @@ def table(results: Sequence[Result]) -> str:
     )
 
 
-async def tried(
-    language: Language,
-    directory: Path,
-    stage: Stage | None,
-    scenario: Sequence[Chapter],
-    *,
-    parts: Collection[str],
-    tell: Tell,
-) -> Result:
-    """Try a language.
+class Trial:
+    """Tries one language.
 
     Args:
         language: which.
         directory: where its client is.
-        stage: for the scenario and the README; None if neither is wanted.
-        scenario: the chapters.
-        parts: of `PARTS`, what to try.
         tell: is given each line of progress.
     """
-    result = Result(language.title)
-    began = time.monotonic()
-    env = environment(**language.env, PYTHONPATH=str(directory))
-    with tempfile.TemporaryDirectory(prefix="conformance-") as path:
-        build = Path(path)
-        tell(f"{language.title}: building")
-        if not await _all_run(language.build, build, directory, env, tell):
-            result.is_broken = True
-        else:
+
+    def __init__(self, language: Language, directory: Path, tell: Tell) -> None:
+        self._language = language
+        self._directory = directory
+        self._env = environment(**language.env, PYTHONPATH=str(directory))
+        self._tell = tell
+
+    async def run(
+        self, stage: Stage | None, scenario: Sequence[Chapter], parts: Collection[str]
+    ) -> Result:
+        """Try it.
+
+        Args:
+            stage: for the scenario and the README; None if neither is wanted.
+            scenario: the chapters.
+            parts: of `PARTS`, what to try.
+
+        Raises:
+            StageError: the stage itself fails.
+        """
+        title = self._language.title
+        result = Result(title)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="conformance-") as path:
+            build = Path(path)
+            self._tell(f"{title}: building")
+            if not await self._all_run(self._language.build, build):
+                result.is_broken, parts = True, ()
             if "scenario" in parts and stage is not None:
-                tell(f"{language.title}: the scenario")
-                result.outcome = await _played(
-                    filled(language.runner, build), directory, env, stage, scenario, tell
-                )
+                self._tell(f"{title}: the scenario")
+                result.outcome = await self._play(build, stage, scenario)
             if "tests" in parts:
-                tell(f"{language.title}: its own tests")
-                done = await _all_run(language.tests, build, directory, env, tell)
+                self._tell(f"{title}: its own tests")
+                done = await self._all_run(self._language.tests, build)
                 result.tests = PASSED if done else FAILED
             if "readme" in parts and stage is not None:
-                tell(f"{language.title}: its README's program")
-                result.readme = await _read(language, directory, env, stage, tell)
-    result.seconds = time.monotonic() - began
-    return result
+                self._tell(f"{title}: its README's program")
+                result.readme = await self._read(stage)
+        result.seconds = time.monotonic() - began
+        return result
 
-
-async def _all_run(
-    commands: Sequence[Command], build: Path, directory: Path, env: Mapping[str, str], tell: Tell
-) -> bool:
-    for command in commands:
-        words = filled(command, build)
-        try:
-            process = await Process.start(
-                words, name=" ".join(words), cwd=directory, env=env, merged=True
-            )
+    async def _all_run(self, commands: Sequence[Command], build: Path) -> bool:
+        for command in commands:
+            words = filled(command, build)
             try:
-                process.close_input()
-                said = await process.rest(_BUILDS)
-            finally:
-                await process.end()
-        except ProcessError as error:
-            tell(f"✗ {error}")
-            return False
-        if process.code != 0:
-            tell(f"✗ {' '.join(words)} has ended with code {process.code}:\n{said[-_SHOWN:]}")
-            return False
-    return True
+                code, said = await self._said(words)
+            except ProcessError as error:
+                self._tell(f"✗ {error}")
+                return False
+            if code != 0:
+                self._tell(f"✗ {' '.join(words)} has ended with code {code}:\n{said[-_SHOWN:]}")
+                return False
+        return True
 
-
-async def _played(
-    command: Sequence[str],
-    directory: Path,
-    env: Mapping[str, str],
-    stage: Stage,
-    scenario: Sequence[Chapter],
-    tell: Tell,
-) -> Outcome:
-    await stage.tidy()
-    try:
-        async with Runner(command, directory, env) as runner:
-            return await Play(scenario, stage, runner, tell).run()
-    except RunnerError as error:
-        tell(f"✗ {error}")
-        return Outcome.of_nobody(scenario, str(error))
-
-
-async def _read(
-    language: Language, directory: Path, env: Mapping[str, str], stage: Stage, tell: Tell
-) -> str:
-    await stage.tidy()
-    try:
-        await readme.run(
-            directory, language.program, stage.broker.address, env, language.ends
+    async def _said(self, words: Sequence[str]) -> tuple[int | None, str]:
+        process = await Process.start(
+            words, name=" ".join(words), cwd=self._directory, env=self._env, merged=True
         )
-    except (readme.ReadmeError, OSError) as error:
-        tell(f"✗ {language.title}: {error}")
-        return FAILED
-    return PASSED
+        try:
+            process.close_input()
+            said = await process.rest(_BUILDS)
+        finally:
+            await process.end()
+        return process.code, said
+
+    async def _play(self, build: Path, stage: Stage, scenario: Sequence[Chapter]) -> Outcome:
+        await stage.tidy()
+        command = filled(self._language.runner, build)
+        try:
+            async with Runner(command, self._directory, self._env) as runner:
+                return await Play(scenario, stage, runner, self._tell).run()
+        except RunnerError as error:
+            self._tell(f"✗ {error}")
+            return Outcome.of_nobody(scenario, str(error))
+
+    async def _read(self, stage: Stage) -> str:
+        await stage.tidy()
+        language = self._language
+        try:
+            await readme.run(
+                self._directory, language.program, stage.broker.address, self._env, language.ends
+            )
+        except (readme.ReadmeError, OSError) as error:
+            self._tell(f"✗ {language.title}: {error}")
+            return FAILED
+        return PASSED

@@ -17,6 +17,7 @@ from typing import Any
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc.aio
+from told import error, event, gateway, item, session, told
 
 from ibgateway.client import (
     Backoff,
@@ -28,7 +29,6 @@ from ibgateway.client import (
     connect,
 )
 from ibgateway.simulator.v1 import simulator_service_pb2, simulator_service_pb2_grpc
-from told import error, event, gateway, item, session, told
 
 Json = dict[str, Any]
 Handler = Callable[[str, Json], Awaitable[Any]]

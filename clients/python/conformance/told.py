@@ -51,9 +51,7 @@ def session(info: SessionInfo) -> Json:
 
 def failure(found: ConnectionFailure) -> Json:
     """Why an attempt or a link failed."""
-    return told(
-        found, "reason", "retryable", "phase", "tws_code", "message", "hint", "attempt"
-    )
+    return told(found, "reason", "retryable", "phase", "tws_code", "message", "hint", "attempt")
 
 
 def gateway(found: Gateway) -> Json:
