@@ -61,7 +61,11 @@ LANGUAGES: Final[Mapping[str, Language]] = {
     "typescript": Language(
         title="TypeScript",
         toolchain=["node", "npm"],
-        build=[["npm", "ci", "--silent"], ["npm", "run", "--silent", "build"]],
+        build=[
+            ["npm", "ci", "--silent"],
+            ["npm", "run", "--silent", "build"],
+            ["npm", "exec", "--", "tsc", "--build", "tests"],
+        ],
         tests=[["npm", "test", "--silent"]],
         runner=["node", "build/conformance/runner.js"],
     ),
@@ -75,9 +79,9 @@ LANGUAGES: Final[Mapping[str, Language]] = {
     "java": Language(
         title="Java",
         toolchain=["java", "mvn"],
-        build=[["mvn", "-q", "-B", "package", "-DskipTests"]],
+        build=[["mvn", "-q", "-B", "test-compile"]],
         tests=[["mvn", "-q", "-B", "verify"]],
-        runner=["java", "-jar", "conformance/target/runner.jar"],
+        runner=["conformance/run.sh"],
     ),
     "rust": Language(
         title="Rust",

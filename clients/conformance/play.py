@@ -22,12 +22,12 @@ from clients.conformance.runner import Runner, RunnerError
 from clients.conformance.scenario import STAGE_STEPS, Chapter, Step
 from clients.conformance.stage import StageError
 
-_PATIENCE: Final = 10.0
-"""Seconds for an answer, beyond what the request itself may take."""
+PATIENCE: Final = 10.0
 _WITHIN: Final = 10.0
 _WAITS: Final = frozenset({"next", "await", "wait_ended"})
 """The requests that wait, and are told for how long."""
 _PAUSE: Final = 0.05
+_SLOW: Final = 0.8
 _LONGEST: Final = 3000
 """Characters that are shown of an answer."""
 
@@ -127,6 +127,7 @@ class Play:
         stage: on which it is played.
         runner: that was started.
         tell: is given each line of progress.
+        patience: seconds for an answer, beyond what the request itself may take.
     """
 
     def __init__(
@@ -135,11 +136,15 @@ class Play:
         stage: Stage,
         runner: Runner,
         tell: Callable[[str], None],
+        *,
+        patience: float = PATIENCE,
     ) -> None:
         self._scenario = scenario
         self._stage = stage
         self._runner = runner
         self._tell = tell
+        self._patience = patience
+        self._slowest = (0.0, "")
         self._outcome = Outcome()
         self._names: dict[str, Any] = {}
         self._connections: list[str] = []
@@ -157,12 +162,12 @@ class Play:
         outcome = self._outcome
         left = [step for chapter in self._scenario for step in chapter.steps]
         try:
-            answer = await self._ask({"do": "hello"}, _PATIENCE)
+            answer = await self._ask({"do": "hello"}, self._patience)
             outcome.hello = answer.get("result") or {}
             for chapter in self._scenario:
                 began = time.monotonic()
                 await self._chapter(chapter, left)
-                self._tell(f"  {chapter.name}: {time.monotonic() - began:.1f} s")
+                self._tell(f"  {chapter.name}: {time.monotonic() - began:.1f} s{self._slow()}")
             await self._runner.finish()
         except RunnerError as error:
             step = left[0].step if left else "the end of its input"
@@ -187,12 +192,18 @@ class Play:
                 failed = not await self._passes(chapter, step)
             left.remove(step)
         for name in self._connections:
-            await self._ask({"do": "disconnect", "on": name}, 2 * _PATIENCE)
+            await self._ask({"do": "disconnect", "on": name}, 2 * self._patience)
         self._connections.clear()
         await self._stage.tidy()
 
+    def _slow(self) -> str:
+        """Which step has taken most of the time, if that is worth telling."""
+        (seconds, step), self._slowest = self._slowest, (0.0, "")
+        return f" ({step}: {seconds:.1f} s)" if seconds >= _SLOW else ""
+
     async def _passes(self, chapter: Chapter, step: Step) -> bool:
         self._request = self._answer = self._expected = None
+        began = time.monotonic()
         try:
             for number in range(step.times):
                 self._names["n"] = number
@@ -207,6 +218,7 @@ class Play:
             self._fail(chapter.name, step.step, [f"no step before has saved ${{{error}}}"])
             return False
         self._outcome.passed += 1
+        self._slowest = max(self._slowest, (time.monotonic() - began, step.step))
         return True
 
     def _fail(self, chapter: str, step: str, why: Sequence[str]) -> None:
@@ -269,7 +281,7 @@ class Play:
             self._connections.append(step.on)
         if step.do == "disconnect" and step.on in self._connections:
             self._connections.remove(step.on)
-        return await self._ask(request, max(within, given.get("deadline") or 0.0) + _PATIENCE)
+        return await self._ask(request, max(within, given.get("deadline") or 0.0) + self._patience)
 
     async def _ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         self._request = request
@@ -296,7 +308,8 @@ class Play:
                     f"it was not so within {step.within or _WITHIN:g} s",
                     *problems(wanted, answer["result"]),
                 )
-            if step.do != "next":
+            # A runner waits by itself for the next item, if it is right.
+            if step.do != "next" or answer["result"] is None:
                 await asyncio.sleep(_PAUSE)
 
     def _judge(self, step: Step, answer: Mapping[str, Any]) -> None:

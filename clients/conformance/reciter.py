@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import grpc
@@ -116,12 +116,13 @@ class Reciter:
             BrokerError: it is that.
         """
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-        left = context.time_remaining()
+        # Its type says that there is always one.
+        left: float | None = cast("Any", context).time_remaining()
         self.heard.append(
             {
                 "rpc": rpc,
                 "cue": cue,
-                "deadline": left if left < _NO_DEADLINE else None,
+                "deadline": left if left is not None and left < _NO_DEADLINE else None,
                 "request_id": getattr(request, "request_id", None),
                 "lease_ttl": request.lease_ttl.seconds if hasattr(request, "lease_ttl") else None,
                 "owner": metadata.get("x-broker-owner"),
@@ -164,7 +165,6 @@ class _Sessions(session_service_pb2_grpc.SessionServiceServicer):
 
     def __init__(self, reciter: Reciter) -> None:
         self._reciter = reciter
-        self._streams: Counter[str] = Counter()
 
     async def OpenSession(  # noqa: N802
         self, request: pb.OpenSessionRequest, context: Any

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from clients.conformance.processes import Process, ProcessError
 
-_STARTS: Final = 20.0
+STARTS: Final = 20.0
 """Seconds for a virtual machine to begin on a busy computer."""
 _ENDS: Final = 10.0
 _KINDS: Final = frozenset({"result", "error", "broken"})
@@ -28,16 +28,22 @@ class Runner:
         command: what starts it.
         cwd: where.
         env: all of its environment.
+        starts: seconds that it may take to begin, beyond those for its first answer.
     """
 
     def __init__(
-        self, command: Sequence[str | Path], cwd: Path, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str | Path],
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        starts: float = STARTS,
     ) -> None:
         self._command = command
         self._cwd = cwd
         self._env = env
         self._process: Process | None = None
-        self._patience = _STARTS
+        self._starts = starts
 
     async def __aenter__(self) -> Self:
         try:
@@ -75,7 +81,7 @@ class Runner:
         """
         assert self._process is not None
         await self._process.write(json.dumps(request))
-        timeout, self._patience = timeout + self._patience, 0.0
+        timeout, self._starts = timeout + self._starts, 0.0
         try:
             async with asyncio.timeout(timeout):
                 line = await self._process.read_line()

@@ -149,7 +149,8 @@ def _step(chapter: str, told: dict[str, Any], needs: str) -> Step:
 
 def requests_of_protocol() -> Iterator[str]:
     """The requests that README.md gives in its table."""
-    table = README.read_text(encoding="utf-8").partition("## Requests")[2]
+    _, _, requests = README.read_text(encoding="utf-8").partition("## Requests")
+    _, _, table = requests.partition("|---|")
     for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE):
         yield from re.findall(r"`(\w+)`", row)
 

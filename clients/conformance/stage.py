@@ -376,7 +376,7 @@ def _config(default: Simulator, small: Simulator) -> str:
     """Gateways for all that a scenario does; ``small`` has little of everything."""
     return (
         "session_limit = 90\nbookmark_interval = 0.5\nstore_timeout = 1.0\nstore_grace = 0.1\n"
-        f"stop_grace = 2.0\n{_ACCESS_HERE}\n"
+        f"stop_grace = 0.5\n{_ACCESS_HERE}\n"
         f"{_gateway('default', default.gateway)}"
         f"{_gateway('small', small.gateway, _SMALL)}"
         f"{_gateway('unknown', 'gateway.invalid:4002')}"
