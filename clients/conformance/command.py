@@ -19,7 +19,7 @@ from clients.conformance.trial import PARTS, Result, Trial, table
 
 _EPILOG: Final = f"""\
 What happens for each language: its client is built, its runner (clients/LANGUAGE/conformance) plays
-clients/conformance/scenario.yaml against a broker, a PostgreSQL and simulated Gateways of the
+clients/conformance/chapters against a broker, a PostgreSQL and simulated Gateways of the
 harness's own, on free ports; then come its own tests, and the program of its README. A step that
 fails is shown with its request, the answer, what was expected, and what runner and broker have said
 last; the rest of its chapter is left, and the next one begins with all well.
@@ -33,8 +33,8 @@ examples:
   python -m clients.conformance go --only scenario --chapter watch --chapter leases
   python -m clients.conformance --list                 the chapters and their steps
 
-To add a step: write it into scenario.yaml; matching.py has the tags. To add a language: write its
-runner as README.md has the protocol, and its row into languages.py.
+To add a step: write it into chapters/; README.md and matching.py say how. To add a language: write
+its runner as README.md has the protocol, and its row into languages.py.
 """
 
 
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             if not given.chapter or any(text in chapter.name for text in given.chapter)
         ]
     except scenario.BadScenarioError as error:
-        sys.stderr.write(f"{scenario.FILE}: {error}\n")
+        sys.stderr.write(f"{error}\n")
         return 2
     if not chapters:
         sys.stderr.write(f"no chapter has {' or '.join(given.chapter)} in its name\n")

@@ -1,4 +1,4 @@
-"""The scenario as it is written down: chapters of steps, from scenario.yaml."""
+"""The scenario as it is written down, in chapters/: see README.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from clients.conformance.matching import TAGS, Check
 
 HERE: Final = Path(__file__).parent
-FILE: Final = HERE / "scenario.yaml"
+CHAPTERS: Final = HERE / "chapters"
 README: Final = HERE / "README.md"
 STAGE_STEPS: Final = frozenset(
     {
@@ -111,13 +111,19 @@ def _check(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
 _Loader.add_multi_constructor("!", _check)
 
 
-def read(path: Path = FILE) -> list[Chapter]:
-    """The chapters of a scenario.
+def read(directory: Path = CHAPTERS) -> list[Chapter]:
+    """The chapters of a scenario, from the files of a directory in the order of their names.
 
     Raises:
         BadScenarioError: it says something that cannot be played.
     """
-    return chapters(path.read_text(encoding="utf-8"))
+    found = []
+    for path in sorted(directory.glob("*.yaml")):
+        try:
+            found += chapters(path.read_text(encoding="utf-8"))
+        except BadScenarioError as error:
+            raise BadScenarioError(f"{path}: {error}") from None
+    return found
 
 
 def chapters(text: str) -> list[Chapter]:
