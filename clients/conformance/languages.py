@@ -62,11 +62,11 @@ LANGUAGES: Final[Mapping[str, Language]] = {
         title="TypeScript",
         toolchain=["node", "npm"],
         build=[
-            ["npm", "ci", "--silent"],
-            ["npm", "run", "--silent", "build"],
+            ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"],
+            ["npm", "run", "build"],
             ["npm", "exec", "--", "tsc", "--build", "tests"],
         ],
-        tests=[["npm", "test", "--silent"]],
+        tests=[["npm", "test"]],
         runner=["node", "build/conformance/runner.js"],
     ),
     "go": Language(

@@ -59,7 +59,7 @@ client_ids = "500-500"
 session_limit = 2
 circuit_breaker_failure_threshold = 2
 circuit_breaker_success_threshold = 1
-circuit_breaker_timeout = 1.0
+circuit_breaker_timeout = 2.0
 """
 _ACCESS_HERE: Final = "# access"
 
