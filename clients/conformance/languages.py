@@ -20,7 +20,8 @@ Command = Sequence[str]
 class Language:
     """A client, in its directory below ``clients``. Commands run there.
 
-    In a command ``{build}`` is a directory for what is built, and ``{python}`` this interpreter.
+    In a command ``{build}`` is a directory for what is built, and ``{python}`` this interpreter. In
+    the environment ``{directory}`` is the client's.
 
     Args:
         title: its name, for people.
@@ -89,6 +90,8 @@ LANGUAGES: Final[Mapping[str, Language]] = {
         build=[["cargo", "build", "--quiet", "--example", "conformance"]],
         tests=[["cargo", "test", "--quiet"]],
         runner=["target/debug/examples/conformance"],
+        # The README's program need not compile again what the client needs.
+        env={"CARGO_TARGET_DIR": "{directory}/target"},
     ),
 }
 

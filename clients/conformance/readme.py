@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +25,8 @@ _BUILDS: Final = 600.0
 """Seconds until it says CONNECTED: a compiler may begin with nothing."""
 _ENDS: Final = 30.0
 _CALL: Final = 10.0
+_BUILT: Final = ("node_modules", "target", "build", "dist", "__pycache__")
+"""Directories that builds make, and that the program must do without."""
 
 
 class ReadmeError(Exception):
@@ -48,8 +51,8 @@ async def run(
 ) -> None:
     """Run it against a live broker, press Ctrl-C, and see that its session is closed.
 
-    It runs in a copy of the project's root that is made of links, so that what it makes in
-    ``trial/`` is not the user's own.
+    It runs in a copy of what it needs of the project, so that what it makes in ``trial/`` is not
+    the user's own.
 
     Args:
         directory: the client's, two below the project's root.
@@ -65,12 +68,12 @@ async def run(
     if ADDRESS not in text:
         raise ReadmeError(f"the program does not name {ADDRESS}")
     text = text.replace(ADDRESS, address)
-    root = directory.parents[1]
     with tempfile.TemporaryDirectory(prefix="readme-") as path:
         copy = Path(path)
-        for entry in root.iterdir():
-            if entry.name not in {"trial", ".git"}:
-                (copy / entry.name).symlink_to(entry)
+        shutil.copytree(directory.parents[1] / "proto", copy / "proto")
+        shutil.copytree(
+            directory, copy / "clients" / directory.name, ignore=shutil.ignore_patterns(*_BUILT)
+        )
         if language == "python":
             (copy / "watched_session.py").write_text(text, encoding="utf-8")
             text = f"exec {shlex.quote(sys.executable)} -u watched_session.py"

@@ -100,7 +100,8 @@ class Trial:
     def __init__(self, language: Language, directory: Path, tell: Tell) -> None:
         self._language = language
         self._directory = directory
-        self._env = environment(**language.env, PYTHONPATH=str(directory))
+        more = {name: value.format(directory=directory) for name, value in language.env.items()}
+        self._env = environment(**more, PYTHONPATH=str(directory))
         self._tell = tell
 
     async def run(
