@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +64,9 @@ LIES: list[tuple[str, Change, str]] = [
 
 # One test, since each worker would set a stage of its own.
 @pytest.mark.timeout(150)
-async def test_the_python_client_does_it_all_and_one_that_lies_is_found_out() -> None:
+async def test_the_python_client_does_it_all_and_one_that_lies_is_found_out(
+    tmp_path: Path,
+) -> None:
     chapters = scenario.read()
     async with stage() as ready:
         async with Runner(COMMAND, PYTHON, environment()) as runner:
@@ -86,5 +89,11 @@ async def test_the_python_client_does_it_all_and_one_that_lies_is_found_out() ->
         python = LANGUAGES["python"]
         where = (PYTHON, python.program, ready.broker.address, environment())
         await readme.run(*where, python.ends)
-        with pytest.raises(ReadmeError, match="ended with code -2"):
-            await readme.run(*where, (0,))
+        (tmp_path / "proto").mkdir()
+        boaster = tmp_path / "clients" / "boaster"
+        boaster.mkdir(parents=True)
+        (boaster / "README.md").write_text(
+            f"{readme.HEADING}\n\n```sh\necho {readme.ADDRESS} CONNECTED; exec sleep 30\n```\n"
+        )
+        with pytest.raises(ReadmeError, match="says CONNECTED, and no session is open"):
+            await readme.run(boaster, "sh", *where[2:], (0,))
