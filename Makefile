@@ -14,10 +14,10 @@ HEALTH_PROBE := v0.4.62
 GRPC_TOOLS := .tools/grpcurl.$(GRPCURL).$(HEALTH_PROBE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check audit image soak robustness bench format proto docs screenshots grpcurl lock clean
+.PHONY: help install dev test test-clients check audit image soak robustness bench format proto docs screenshots grpcurl lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(VENV)/.installed ## make .venv and install everything, locked by hash
 
@@ -49,6 +49,9 @@ test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed $(if $(shell c
 	$(BIN)/pytest --numprocesses 3 $(STUBS)
 	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
 
+test-clients: install ## test the clients of all languages, or of LANGUAGES="go rust"
+	$(BIN)/python -m clients.conformance $(LANGUAGES)
+
 # The oldest libraries that a user of the Python client may have.
 $(FLOORS_VENV)/.installed: requirements/floors.txt
 	$(PYTHON) -m venv $(FLOORS_VENV)
@@ -79,6 +82,7 @@ check: install $(PROTO_VENV)/.installed $(DEPLOY_VENV)/.installed ## format, lin
 	$(DEPLOY_VENV)/bin/hadolint Dockerfile
 	$(BIN)/mypy
 	cd $(STUBS)/tests && MYPYPATH=.. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache *.py
+	cd $(STUBS)/conformance && MYPYPATH=.. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache *.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
