@@ -73,6 +73,12 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 }
 
 
+def plugins(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of buf.gen.yaml that are for these languages."""
+    entries = yaml.safe_load(TEMPLATE.read_text())["plugins"]
+    return [plugin for plugin in entries if language_of(plugin) in names]
+
+
 def language_of(plugin: Mapping[str, Any]) -> str:
     """The language that an entry of buf.gen.yaml is for."""
     return Path(plugin["out"]).parts[1]
@@ -86,7 +92,8 @@ def install(name: str) -> None:
     if lock.exists():
         commands += lock.read_bytes()
     stamp = TOOLS / f"{name}.{hashlib.sha256(commands).hexdigest()[:16]}"
-    if stamp.exists():
+    local = [plugin["local"] for plugin in plugins([name]) if isinstance(plugin.get("local"), str)]
+    if stamp.exists() and all((ROOT / path).exists() for path in local):
         return
     TOOLS.mkdir(exist_ok=True)
     for command in language.install:
@@ -98,8 +105,7 @@ def install(name: str) -> None:
 
 def generate(names: Sequence[str], target: Path) -> None:
     """Write the stubs of these languages below ``target``, as they lie below the root."""
-    template = yaml.safe_load(TEMPLATE.read_text())
-    template["plugins"] = [plugin for plugin in template["plugins"] if language_of(plugin) in names]
+    template = {"version": "v2", "plugins": plugins(names)}
     buf = Path(sys.executable).with_name("buf")
     subprocess.run(  # nosec B603 # a locked tool
         [buf, "generate", "--template", json.dumps(template), "--output", target],
