@@ -488,7 +488,8 @@ type ListSessionsRequest struct {
 	States []SessionState `protobuf:"varint,5,rep,packed,name=states,proto3,enum=ibgateway.broker.v1.SessionState" json:"states,omitempty"`
 	// include_final adds sessions that are DISCONNECTED or FAILED; also set by naming such a state.
 	IncludeFinal bool `protobuf:"varint,6,opt,name=include_final,json=includeFinal,proto3" json:"include_final,omitempty"`
-	// page_size: 0 is 50; above 1000 is 1000.
+	// page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+	// receive.
 	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// page_token is the next_page_token of the page before, with the same filter.
 	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -872,7 +873,8 @@ type ListSessionEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// session_id is required.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// page_size: 0 is 50; above 1000 is 1000.
+	// page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+	// receive.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// page_token is the next_page_token of the page before, of the same session.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

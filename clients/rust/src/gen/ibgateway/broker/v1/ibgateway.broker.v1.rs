@@ -1004,7 +1004,8 @@ pub struct ListSessionsRequest {
     /// include_final adds sessions that are DISCONNECTED or FAILED; also set by naming such a state.
     #[prost(bool, tag="6")]
     pub include_final: bool,
-    /// page_size: 0 is 50; above 1000 is 1000.
+    /// page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+    /// receive.
     #[prost(int32, tag="7")]
     pub page_size: i32,
     /// page_token is the next_page_token of the page before, with the same filter.
@@ -1071,7 +1072,8 @@ pub struct ListSessionEventsRequest {
     /// session_id is required.
     #[prost(string, tag="1")]
     pub session_id: ::prost::alloc::string::String,
-    /// page_size: 0 is 50; above 1000 is 1000.
+    /// page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+    /// receive.
     #[prost(int32, tag="2")]
     pub page_size: i32,
     /// page_token is the next_page_token of the page before, of the same session.

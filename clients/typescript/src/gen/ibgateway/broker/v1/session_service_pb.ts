@@ -290,7 +290,8 @@ export type ListSessionsRequest = Message<"ibgateway.broker.v1.ListSessionsReque
   includeFinal: boolean;
 
   /**
-   * page_size: 0 is 50; above 1000 is 1000.
+   * page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+   * receive.
    *
    * @generated from field: int32 page_size = 7;
    */
@@ -473,7 +474,8 @@ export type ListSessionEventsRequest = Message<"ibgateway.broker.v1.ListSessionE
   sessionId: string;
 
   /**
-   * page_size: 0 is 50; above 1000 is 1000.
+   * page_size: 0 is 50; above 1000 is 1000. A page may have fewer: it ends before it is too long to
+   * receive.
    *
    * @generated from field: int32 page_size = 2;
    */
