@@ -194,6 +194,25 @@ async fn a_stream_that_is_dropped_is_cancelled() {
 }
 
 #[tokio::test]
+async fn watches_that_are_not_read_hold_up_no_call() {
+    let server = Scripted::start().await;
+    let mut busy = vec![Step::Open];
+    busy.extend((0..16).map(|_| Step::Send(vec![0; 64 * 1024])));
+    busy.push(Step::Hang);
+    server.on("WatchSessions", [busy]);
+    server.on("GetSession", [answer(&GetSessionResponse { session: Some(session(1)) })]);
+    let mut sessions = connect(&server.address, Access::new()).unwrap().sessions();
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        unread.push(sessions.watch_sessions(WatchSessionsRequest::default()).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await; // they fill what they may
+    let request = GetSessionRequest { session_id: "one".to_owned() };
+    let got = call(request, TIMEOUT, async |it| sessions.get_session(it).await).await.unwrap();
+    assert_eq!(got.session, Some(session(1)));
+}
+
+#[tokio::test]
 async fn whoever_does_not_speak_as_a_broker_does_is_no_broker() {
     let server = Scripted::start().await;
     let unreachable = [
