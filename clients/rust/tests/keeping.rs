@@ -90,6 +90,18 @@ async fn a_call_is_repeated_while_that_may_help_and_within_its_time() {
     assert!(!is_ok && (1..=2).contains(&tries), "{tries}");
 }
 
+#[tokio::test]
+async fn no_try_is_made_for_which_there_is_no_time() {
+    // One that ends with its time would say less than the one before it.
+    for _ in 0..10 {
+        let error = repeat(Duration::from_millis(250), async |left| -> Result<(), BrokerError> {
+            assert!(left > Duration::from_millis(90), "{left:?}");
+            Err(BrokerError::new(ErrorKind::BrokerUnreachable, "away"))
+        });
+        assert_eq!(error.await.unwrap_err().kind(), ErrorKind::BrokerUnreachable);
+    }
+}
+
 struct Directory(PathBuf);
 
 impl Directory {
