@@ -138,6 +138,17 @@ fn what_is_kept_is_there_in_the_next_run_until_it_is_forgotten() {
 }
 
 #[test]
+fn files_whose_names_differ_in_their_end_only_do_not_meet() {
+    let directory = Directory::new("desks");
+    let [one, other] = ["session.1", "session.new"].map(|name| directory.0.join(name));
+    std::fs::write(&other, "a\nb\n").unwrap();
+    let kept = Kept::load(&one).unwrap();
+    kept.save().unwrap();
+    assert_eq!(Kept::load(&one).unwrap().request_id, kept.request_id);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "a\nb\n");
+}
+
+#[test]
 fn a_file_that_is_something_else_is_refused_and_left_as_it_is() {
     let directory = Directory::new("broken");
     let path = directory.0.join("session.kept");
