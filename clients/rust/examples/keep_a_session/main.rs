@@ -83,7 +83,11 @@ async fn run(address: &str, path: &Path) -> Result<(), Box<dyn Error>> {
             CloseSessionRequest { session_id: id.clone(), reason: "the program ends".to_owned() };
         call(request, left, async |it| sessions.clone().close_session(it).await).await
     });
-    println!("closed: {}", name(closed.await?.session.unwrap_or_default().state()));
+    let closed = tokio::select! {
+        closed = closed => closed?,
+        _ = ctrl_c() => return Err("not closed: the session ends with its lease".into()),
+    };
+    println!("closed: {}", name(closed.session.unwrap_or_default().state()));
     kept.forget()?;
     Ok(())
 }
