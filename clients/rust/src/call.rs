@@ -63,7 +63,8 @@ pub async fn call<Q, A>(
     };
     let parts = error.parts();
     if parts.kind == ErrorKind::CallTimeout {
-        parts.message = format!("the broker has not answered within {} s", timeout.as_secs_f64());
+        let seconds = (timeout.as_secs_f64() * 1e3).round() / 1e3; // what a repeated call has left is odd
+        parts.message = format!("the broker has not answered within {seconds} s");
     }
     if parts.correlation_id.is_empty() {
         parts.correlation_id = correlation_id;

@@ -28,6 +28,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For TCP, and again for TLS: a host that swallows what is sent to it holds up no call for longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So much of a stream waits to be read, in bytes, and of all streams of a connection. A full
+/// connection would hold up each answer, also those to renewals: it has room for 256 unread streams.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
+
 /// How a [`Broker`] sends: stubs of a type such as `SessionServiceClient<Link>`.
 pub type Link = InterceptedService<Channel, Caller>;
 
@@ -173,6 +178,8 @@ pub fn connect(address: &str, access: Access) -> Result<Broker, ConnectError> {
         .and_then(|it| it.user_agent(concat!("ibgateway-client/", env!("CARGO_PKG_VERSION"))))
         .map_err(|_| refused())?
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     if let Some(tls) = tls(access.ca, access.identity)? {

@@ -26,16 +26,16 @@ fn renewed(ttl: Duration) -> Vec<Step> {
 }
 
 #[tokio::test]
-async fn a_lease_is_renewed_at_a_third_of_what_is_granted_until_the_session_is_over() {
+async fn a_lease_is_renewed_at_a_third_of_what_is_granted_until_there_is_no_session() {
     let server = Scripted::start().await;
     let granted = Duration::from_millis(600);
-    let over = vec![Step::End(Refusal::of(10, "SESSION_CLOSED"))];
+    let over = vec![Step::End(Refusal::of(5, "SESSION_NOT_FOUND"))];
     server.on("RenewSession", [renewed(granted), renewed(granted), over]);
     let sessions = connect(&server.address, Access::new()).unwrap().sessions();
     let began = Instant::now();
     let hour = Duration::from_secs(3600);
     let why = lease::keep(sessions, "one".to_owned(), hour).await;
-    assert_eq!(why.kind(), ErrorKind::SessionEnded);
+    assert_eq!(why.kind(), ErrorKind::SessionNotFound);
     assert!(began.elapsed() >= Duration::from_millis(400), "at once, then twice after a third");
     assert!(began.elapsed() < Duration::from_secs(10));
     let asked = server.asked();
@@ -44,7 +44,7 @@ async fn a_lease_is_renewed_at_a_third_of_what_is_granted_until_the_session_is_o
 }
 
 #[tokio::test]
-async fn it_is_tried_again_while_the_broker_is_away() {
+async fn it_is_tried_again_while_the_broker_is_away_or_an_end_is_not_on_record() {
     let server = Scripted::start().await;
     let over = vec![Step::End(Refusal::of(5, "SESSION_NOT_FOUND"))];
     server.on(
@@ -53,6 +53,7 @@ async fn it_is_tried_again_while_the_broker_is_away() {
             vec![Step::End(Refusal::bare(UNAVAILABLE, "busy"))],
             vec![Step::Hang], // for the half of a second that one try may take
             vec![Step::End(Refusal::of(14, "BROKER_DRAINING"))],
+            vec![Step::End(Refusal::of(10, "SESSION_CLOSED"))],
             over,
         ],
     );
@@ -60,7 +61,7 @@ async fn it_is_tried_again_while_the_broker_is_away() {
     let began = Instant::now();
     let why = lease::keep(sessions, "one".to_owned(), Duration::from_millis(300)).await;
     assert_eq!(why.kind(), ErrorKind::SessionNotFound);
-    assert_eq!(server.asked().len(), 4);
+    assert_eq!(server.asked().len(), 5);
     assert!(began.elapsed() < Duration::from_secs(8));
 }
 
@@ -87,6 +88,18 @@ async fn a_call_is_repeated_while_that_may_help_and_within_its_time() {
     let away = [Some(ErrorKind::BrokerUnreachable); 4];
     let (tries, is_ok) = repeated(Duration::from_millis(250), &away).await;
     assert!(!is_ok && (1..=2).contains(&tries), "{tries}");
+}
+
+#[tokio::test]
+async fn no_try_is_made_for_which_there_is_no_time() {
+    // One that ends with its time would say less than the one before it.
+    for _ in 0..10 {
+        let error = repeat(Duration::from_millis(250), async |left| -> Result<(), BrokerError> {
+            assert!(left > Duration::from_millis(90), "{left:?}");
+            Err(BrokerError::new(ErrorKind::BrokerUnreachable, "away"))
+        });
+        assert_eq!(error.await.unwrap_err().kind(), ErrorKind::BrokerUnreachable);
+    }
 }
 
 struct Directory(PathBuf);
@@ -122,6 +135,17 @@ fn what_is_kept_is_there_in_the_next_run_until_it_is_forgotten() {
     assert_ne!(next.request_id, first.request_id);
     next.save().unwrap(); // without a token
     assert_eq!(Kept::load(&path).unwrap().token, "");
+}
+
+#[test]
+fn files_whose_names_differ_in_their_end_only_do_not_meet() {
+    let directory = Directory::new("desks");
+    let [one, other] = ["session.1", "session.new"].map(|name| directory.0.join(name));
+    std::fs::write(&other, "a\nb\n").unwrap();
+    let kept = Kept::load(&one).unwrap();
+    kept.save().unwrap();
+    assert_eq!(Kept::load(&one).unwrap().request_id, kept.request_id);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "a\nb\n");
 }
 
 #[test]

@@ -162,6 +162,27 @@ async fn a_stream_that_is_silent_is_given_up_and_one_that_speaks_is_not() {
 }
 
 #[tokio::test]
+async fn a_program_that_slept_does_not_take_the_broker_for_silent() {
+    let server = Scripted::start().await;
+    let pause = Step::Wait(Duration::from_millis(100));
+    let speaks = with(snapshot(), [pause, bookmark("t4", 4), Step::Hang]);
+    server.on("WatchSessions", [speaks, vec![Step::Open, Step::Hang]]);
+    let mut watch = watch(&server, Duration::from_millis(700));
+    assert_eq!(items(&mut watch, 2).await, ["early", "t3"]);
+    std::thread::sleep(Duration::from_secs(2)); // nothing of this process runs meanwhile
+    assert_eq!(items(&mut watch, 2).await, ["t4", "BrokerUnreachable"]);
+    // Whoever asks seldom is not taken for one that slept each time.
+    assert_eq!(items(&mut watch, 1).await, ["resumed"]);
+    let mut asked = 0;
+    let mut ask = async || tokio::time::timeout(Duration::from_millis(1), watch.next()).await;
+    while ask().await.is_err() && asked < 5 {
+        tokio::time::sleep(Duration::from_millis(1400)).await;
+        asked += 1;
+    }
+    assert!((1..=2).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
 async fn what_would_be_refused_for_ever_ends_the_watch() {
     let server = Scripted::start().await;
     for (refusal, kind) in [

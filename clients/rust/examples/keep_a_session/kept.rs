@@ -56,7 +56,9 @@ impl Kept {
     ///
     /// It cannot be written; the file is as before.
     pub fn save(&self) -> io::Result<()> {
-        let fresh = self.path.with_extension("new");
+        // Beside the file of another session that is called alike.
+        let mut fresh = self.path.clone().into_os_string();
+        fresh.push(".new");
         let mut file = File::create(&fresh)?;
         writeln!(file, "{}\n{}", self.request_id, self.token)?;
         file.sync_all()?;

@@ -12,11 +12,12 @@ use crate::backoff::Backoff;
 /// Renewals within the time of one lease.
 const RENEWALS: u32 = 3;
 
-/// Renew at once, and then at a third of the time that the broker grants, until the session is over:
-/// returns why.
+/// Renew at once, and then at a third of the time that the broker grants, until the broker has no record
+/// of the session: returns what it says.
 ///
-/// It does not give up while that is unknown: a broker that restarts takes its sessions up, and their
-/// leases begin anew. It belongs into a task of its own, so that nothing that takes long delays it.
+/// It does not give up before: a broker that restarts takes its sessions up, and their leases begin
+/// anew. So it goes on, too, if the broker says that the session has ended: that may not be on record
+/// yet, and is for a watch to tell. It belongs into a task of its own, so that nothing that takes long delays it.
 ///
 /// # Cancellation
 ///
@@ -38,7 +39,7 @@ pub async fn keep(
                 ttl = granted(&renewed.session.unwrap_or_default()).unwrap_or(ttl);
                 sleep(ttl / RENEWALS).await;
             }
-            Err(error) if is_over(error.kind()) => return error,
+            Err(error) if error.kind() == ErrorKind::SessionNotFound => return error,
             Err(error) => {
                 eprintln!("the lease could not be renewed, trying again: {error}");
                 sleep(backoff.next(error.retry_after()).min(third)).await;
@@ -50,12 +51,4 @@ pub async fn keep(
 /// The lease as the broker has granted it, which may be shorter than what was asked for.
 pub fn granted(session: &Session) -> Option<Duration> {
     session.lease_ttl.and_then(|ttl| Duration::try_from(ttl).ok())
-}
-
-/// Whether no renewal will help: the session has ended, or has no lease.
-fn is_over(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::SessionEnded | ErrorKind::SessionNotFound | ErrorKind::InvalidArgument
-    )
 }

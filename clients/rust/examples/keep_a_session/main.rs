@@ -6,10 +6,12 @@
 //! ```
 //!
 //! Copy what you need: `watch` with `continuity` and `backoff` is a watch that resumes and proves that
-//! it is complete, `lease` renews, `repeat` tries again where that is safe, `kept` is the file.
+//! it is complete, `follow` follows one session until it has ended, `lease` renews, `repeat` tries again
+//! where that is safe, `kept` is the file.
 
 mod backoff;
 mod continuity;
+mod follow;
 mod kept;
 mod lease;
 mod repeat;
@@ -21,13 +23,8 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ibgateway_client::v1::session_event::Change;
 use ibgateway_client::v1::session_service_client::SessionServiceClient;
-use ibgateway_client::v1::watch_sessions_response::Message;
-use ibgateway_client::v1::{
-    ClientIdPolicy, CloseSessionRequest, OpenSessionRequest, Session, SessionState,
-    WatchSessionsRequest, WatchSessionsResponse,
-};
+use ibgateway_client::v1::{ClientIdPolicy, CloseSessionRequest, OpenSessionRequest, Session};
 use ibgateway_client::{
     Access, BrokerError, CLOSE_TIMEOUT, ErrorKind, Link, OPEN_TIMEOUT, call, connect, prost_types,
 };
@@ -35,9 +32,9 @@ use tokio::signal::ctrl_c;
 use tokio::task::JoinSet;
 
 use crate::continuity::is_final;
+use crate::follow::{follow, name};
 use crate::kept::Kept;
 use crate::repeat::repeat;
-use crate::watch::{Item, SILENCE, Watch, WatchError};
 
 /// So long the session outlives a program that has died.
 const LEASE: Duration = Duration::from_secs(60);
@@ -77,7 +74,7 @@ async fn run(address: &str, path: &Path) -> Result<(), Box<dyn Error>> {
     tasks.spawn(lease::keep(sessions.clone(), id.clone(), ttl));
 
     tokio::select! {
-        outcome = follow(&sessions, id, &mut kept) => outcome?,
+        ended = follow(&sessions, id, &mut kept) => return over(&mut kept, ended?),
         Some(ended) = tasks.join_next() => return over(&mut kept, ended?),
         _ = &mut interrupted => {}
     }
@@ -86,7 +83,11 @@ async fn run(address: &str, path: &Path) -> Result<(), Box<dyn Error>> {
             CloseSessionRequest { session_id: id.clone(), reason: "the program ends".to_owned() };
         call(request, left, async |it| sessions.clone().close_session(it).await).await
     });
-    println!("closed: {}", name(closed.await?.session.unwrap_or_default().state()));
+    let closed = tokio::select! {
+        closed = closed => closed?,
+        _ = ctrl_c() => return Err("not closed: the session ends with its lease".into()),
+    };
+    println!("closed: {}", name(closed.session.unwrap_or_default().state()));
     kept.forget()?;
     Ok(())
 }
@@ -134,103 +135,10 @@ async fn open(
     }
 }
 
-/// Follow the session until it ends, which is an error.
-async fn follow(
-    sessions: &SessionServiceClient<Link>,
-    session_id: &str,
-    kept: &mut Kept,
-) -> Result<(), Box<dyn Error>> {
-    loop {
-        let request = WatchSessionsRequest {
-            session_ids: vec![session_id.to_owned()],
-            include_final: true,
-            resume_token: kept.token.clone(),
-            ..Default::default()
-        };
-        let mut watch = Watch::new(sessions.clone(), request, SILENCE);
-        loop {
-            match watch.next().await {
-                Ok(Item::Told(response)) => {
-                    let ended = handle(&response);
-                    if let Some(ended) = ended {
-                        return over(kept, ended);
-                    }
-                    // After it was handled: what was not is told again after a crash.
-                    if kept.token != response.resume_token {
-                        kept.token = response.resume_token;
-                        kept.save()?;
-                    }
-                }
-                Ok(Item::Interrupted(error)) => println!("do not trade, nothing is known: {error}"),
-                Ok(Item::Resumed) => println!("followed again"),
-                Err(WatchError::Gap(gap)) => {
-                    eprintln!("REPORT THIS: {gap}");
-                    kept.token.clear(); // the snapshot of a new watch is complete
-                    break;
-                }
-                Err(error @ WatchError::Refused(_)) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// What a service does with what it is told: here it prints it. Returns why the session is over.
-fn handle(response: &WatchSessionsResponse) -> Option<BrokerError> {
-    let session = match response.message.as_ref()? {
-        Message::Snapshot(session) => {
-            println!("{} now", name(session.state()));
-            session
-        }
-        Message::Event(event) => {
-            println!("{}", event.change.as_ref().map(describe).unwrap_or_default());
-            event.session.as_ref()?
-        }
-        Message::Reset(it) => {
-            println!("what was known is void: {}", it.reason);
-            return None;
-        }
-        Message::Draining(_) => {
-            println!("the broker stops; the session stays");
-            return None;
-        }
-        Message::SnapshotComplete(_) | Message::Bookmark(_) => return None,
-    };
-    is_final(session.state).then(|| ended(session))
-}
-
-fn describe(change: &Change) -> String {
-    match change {
-        Change::Transition(it) => format!("{}: {}", name(it.to()), it.reason),
-        Change::Attempt(it) => {
-            let failure = it.failure.clone().unwrap_or_default();
-            format!("not yet: {}: {}", failure.reason, failure.message)
-        }
-        Change::Condition(it) => {
-            format!("{} is {}: {}", it.r#type, it.status().as_str_name(), it.message)
-        }
-        Change::Notice(it) => format!("{}: {} {}", it.reason, it.message, it.hint),
-        Change::Updated(it) => format!("changed: {}", it.fields.join(", ")),
-    }
-}
-
-/// Why a session that is final is over.
-fn ended(session: &Session) -> BrokerError {
-    let why = match &session.last_failure {
-        Some(failure) if session.close_reason.is_empty() => failure.message.clone(),
-        _ => session.close_reason.clone(),
-    };
-    let state = name(session.state());
-    BrokerError::new(ErrorKind::SessionEnded, format!("session is {state}: {why}"))
-}
-
 /// Somebody else has ended the session: the next run opens another.
 fn over(kept: &mut Kept, why: BrokerError) -> Result<(), Box<dyn Error>> {
     kept.forget()?;
     Err(why.into())
-}
-
-fn name(state: SessionState) -> &'static str {
-    state.as_str_name().trim_start_matches("SESSION_STATE_")
 }
 
 /// Who can do something about an error that no wait of this program has cured.

@@ -7,6 +7,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
 
+/// What a try should have: with less, what is known already says more than its end.
+const LAST_TRY: Duration = Duration::from_millis(100);
+
 /// Make a call, and repeat it while no broker can be reached, or while the broker says that it could not
 /// serve it now. For calls that are safe to repeat when nobody has answered: reads, close, renew, and an
 /// open with a `request_id`.
@@ -30,7 +33,7 @@ pub async fn repeat<T>(
             Err(error) => error,
         };
         let pause = backoff.next(error.retry_after());
-        if !passes(error.kind()) || Instant::now() + pause >= deadline {
+        if !passes(error.kind()) || Instant::now() + pause + LAST_TRY >= deadline {
             return Err(error);
         }
         eprintln!("{error}; trying again in {:.1} s", pause.as_secs_f64());

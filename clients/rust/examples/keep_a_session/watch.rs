@@ -22,6 +22,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// A stream must have been open for so long to count as resumed, unless it says something: a broker
 /// that cannot serve one says so right after it was opened.
 const SETTLED: Duration = Duration::from_millis(500);
+/// Whoever notices a silence so late was asleep itself, and has as long to read what came meanwhile.
+const ASLEEP: Duration = Duration::from_secs(1);
 
 type Messages = Streaming<WatchSessionsResponse>;
 type Opening = Pin<Box<dyn Future<Output = Result<Response<Messages>, Status>> + Send>>;
@@ -88,6 +90,8 @@ pub struct Watch {
     lost: Option<BrokerError>,
     /// Read already, but not told: `Resumed` comes before it.
     held: Option<Box<WatchSessionsResponse>>,
+    /// Whether there was a silence that may have been this program's sleep, and nothing since.
+    has_slept: bool,
 }
 
 impl Watch {
@@ -107,6 +111,7 @@ impl Watch {
             stream: Stream::Lost(Instant::now()),
             lost: None,
             held: None,
+            has_slept: false,
         }
     }
 
@@ -159,8 +164,18 @@ impl Watch {
                     let is_settling = self.lost.is_some() && settled < *until;
                     let until_then = if is_settling { settled } else { *until };
                     let Ok(read) = timeout_at(until_then, messages.message()).await else {
-                        return if is_settling { Ok(None) } else { Err(silent(self.silence)) };
+                        if is_settling {
+                            return Ok(None);
+                        }
+                        let now = Instant::now();
+                        if self.has_slept || now - *until < ASLEEP {
+                            return Err(silent(self.silence));
+                        }
+                        self.has_slept = true;
+                        *until = now + ASLEEP;
+                        continue;
                     };
+                    self.has_slept = false;
                     let message = read?.ok_or_else(|| {
                         let said = "the broker has ended the stream";
                         BrokerError::new(ErrorKind::BrokerDraining, said)
@@ -174,6 +189,7 @@ impl Watch {
 
     fn open(&mut self) {
         self.continuity.begin();
+        self.has_slept = false;
         let mut sessions = self.sessions.clone();
         let request = WatchSessionsRequest {
             resume_token: self.continuity.token().to_owned(),
