@@ -1,6 +1,7 @@
 /** The way in: a connection to a broker, and everything that it offers. */
 
 import { randomUUID } from "node:crypto";
+import { isIPv4 } from "node:net";
 import { type ChannelOptions, credentials as channelCredentials, Metadata } from "@grpc/grpc-js";
 
 import { repeatable, SessionCalls, sessionOf } from "./calls.js";
@@ -114,7 +115,12 @@ export function connect(address = "127.0.0.1:50051", options: ConnectOptions = {
   const host = hostOf(address);
   const metadata = new Metadata();
   for (const [key, value] of Object.entries(options.metadata ?? {})) {
-    metadata.add(key, value);
+    try {
+      metadata.add(key, value);
+    } catch {
+      // What is wrong is not shown: it may be a secret.
+      throw new TypeError(`metadata ${JSON.stringify(key)} is none that can be sent`);
+    }
   }
   if (owner !== undefined) {
     if (!/^[\x20-\x7e]+$/.test(owner)) {
@@ -317,10 +323,21 @@ function hostOf(address: string): string {
 
 /** Whether a host is this machine, whatever a name server says. */
 function isLocal(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
+/**
+ * @throws TypeError: there is no certificate in `ca`, or one of `key` and `certificate` is missing.
+ */
 function secured({ ca, key, certificate }: TlsCredentials) {
-  const [root, own, shown] = [ca, key, certificate].map((pem) => pem && Buffer.from(pem));
-  return channelCredentials.createSsl(root || null, own || null, shown || null);
+  const root = ca === undefined ? null : Buffer.from(ca);
+  // An empty file must not be taken for the wish to trust the certificates of the system.
+  if (root?.includes("CERTIFICATE-----") === false) {
+    throw new TypeError("there is no certificate in credentials.ca");
+  }
+  if (!key !== !certificate) {
+    throw new TypeError("credentials need both of certificate and key, or none");
+  }
+  const [own, shown] = [key, certificate].map((pem) => (pem ? Buffer.from(pem) : null));
+  return channelCredentials.createSsl(root, own, shown);
 }

@@ -388,6 +388,7 @@ describe("what is no way to a broker", () => {
       "broker.example.net:1",
       "10.0.0.1:1",
       "127.0.0.1.example.net:1",
+      "127.0.0.256:1",
       "[::2]:1",
     ]) {
       assert.throws(() => connect(address, { token }), /must not be sent to .* in plain text/);
@@ -406,7 +407,24 @@ describe("what is no way to a broker", () => {
     }
   });
 
-  test("a certificate without its key", () => {
-    assert.throws(() => connect("127.0.0.1:1", { credentials: { certificate: "x" } }));
+  test("certificates that are none, which do not become those of the system", () => {
+    for (const credentials of [
+      { ca: "" },
+      { ca: new Uint8Array() },
+      { ca: "-----BEGIN PRIVATE KEY-----" },
+      { certificate: "x" },
+      { certificate: "x", key: "" },
+    ]) {
+      assert.throws(() => connect("127.0.0.1:1", { credentials }), { name: "TypeError" });
+    }
+  });
+
+  test("metadata that cannot be sent, and is not shown", () => {
+    const metadata = { authorization: "Bearer s3cret\n" };
+    const refused = (error: Error) =>
+      error instanceof TypeError &&
+      /authorization/.test(error.message) &&
+      !/s3/.test(error.message);
+    assert.throws(() => connect("127.0.0.1:1", { metadata }), refused);
   });
 });
