@@ -10,6 +10,7 @@
  */
 
 import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import {
   create,
   type DescMessage,
@@ -122,6 +123,8 @@ export class Connection {
     this.backoff = options.backoff;
     this.logger = options.logger;
     this.#options = options;
+    // As many calls as there are may wait at once.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /** Whether no call can be made any more. */

@@ -1,5 +1,7 @@
 /** Keeps a handle current, and the lease of its session alive, by two loops of its own. */
 
+import { setMaxListeners } from "node:events";
+
 import type { SessionCalls } from "./calls.js";
 import { type CallOptions, type Logger, now } from "./connection.js";
 import {
@@ -70,6 +72,8 @@ export class Lifeline {
     this.keepOpen = options.keepOpen;
     this.#logger = options.logger;
     this.#forget = options.forget;
+    // As many may wait at once as like to, and hear of the end.
+    setMaxListeners(0, this.#ended.signal, this.#stopping.signal);
   }
 
   /** The session as it was last seen. */

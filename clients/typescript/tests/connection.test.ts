@@ -200,6 +200,20 @@ describe("what is repeated", () => {
     assert.ok(performance.now() - begin < 2_000);
   });
 
+  test("many at once, which is no leak", async () => {
+    const warnings: Error[] = [];
+    const warn = (warning: Error) => warnings.push(warning);
+    process.on("warning", warn);
+    await peer.stop();
+    const found = Array.from({ length: 20 }, () => broker.getSession("x"));
+    await sleep(300);
+    peer.on("GetSession", FOUND);
+    await peer.start();
+    await Promise.all(found);
+    process.off("warning", warn);
+    assert.deepEqual(warnings, []);
+  });
+
   test("nothing without backoff", async () => {
     await using once = connect(peer.address, { backoff: false });
     peer.on("GetSession", BUSY("STORE_UNAVAILABLE"), FOUND);
