@@ -188,6 +188,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
    *   BrokerUnreachableError: it was so until the timeout.
    */
   async openSession(options: OpenOptions = {}): Promise<Session> {
+    this.#requireOpen();
     const answer = await this.#open(options, false);
     return this.#hold(sessionOf(answer), answer.created, options.keepOpen ?? false);
   }
@@ -217,6 +218,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
     options: CallOptions & { leaseTtl?: number | undefined; keepOpen?: boolean | undefined } = {},
   ): Promise<Session> {
     const { leaseTtl, keepOpen = true } = options;
+    this.#requireOpen();
     let info = await this.getSession(sessionId, options);
     if (!isFinal(info) && (leaseTtl ?? info.leaseTtl) !== undefined) {
       info = await this.renewSession(sessionId, options);
@@ -234,7 +236,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
    * library keeps the process alive.
    *
    * Calls that are under way, and watches, end with BrokerClosedError. A session that cannot be closed
-   * within 15 s is told to the logger. Closing twice is no error.
+   * within 15 s is told to the logger. No session can be opened any more. Closing twice is no error.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -246,10 +248,18 @@ export class Broker extends SessionCalls implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    await Promise.all([...this.#lifelines].map((lifeline) => this.#leave(lifeline)));
+    // Opens that were under way may be answered while others are closed.
+    while (this.#lifelines.size > 0) {
+      await Promise.all([...this.#lifelines].map((lifeline) => this.#leave(lifeline)));
+    }
     this.connection.close();
-    // Those that were opened meanwhile.
-    await Promise.all([...this.#lifelines].map((lifeline) => lifeline.stop()));
+  }
+
+  /** New sessions would keep a Broker from ending, or outlive it. */
+  #requireOpen(): void {
+    if (this.#closing !== undefined) {
+      throw this.connection.closedError();
+    }
   }
 
   async #leave(lifeline: Lifeline): Promise<void> {
@@ -291,6 +301,9 @@ export class Broker extends SessionCalls implements AsyncDisposable {
 
   /** A handle on a session, kept current from now on. */
   #hold(info: SessionInfo, created: boolean, keepOpen: boolean): Session {
+    if (this.connection.isClosed) {
+      throw this.connection.closedError();
+    }
     const lifeline = new Lifeline(this, info, {
       keepOpen,
       logger: this.connection.logger,

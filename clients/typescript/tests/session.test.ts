@@ -425,6 +425,19 @@ describe("the end of a block", () => {
   });
 });
 
+test("the end of the Broker closes what is opened meanwhile, and opens nothing more", async () => {
+  await broker.openSession();
+  const closed = { session: session(CLOSED) };
+  peer.on("CloseSession", new Refusal(status.UNAVAILABLE), closed);
+  const opening = broker.openSession({ leaseTtl: null });
+  const closing = broker.close();
+  await assert.rejects(broker.openSession(), BrokerClosedError);
+  await assert.rejects(broker.attach(SESSION_ID), BrokerClosedError);
+  await opening;
+  await closing;
+  assert.equal(closes(), 3, "both are closed, one at the second try");
+});
+
 describe("who attaches", () => {
   test("renews the lease, and leaves the session open", async () => {
     opens(lease(0.6));
