@@ -233,7 +233,8 @@ export class Broker extends SessionCalls implements AsyncDisposable {
 
   /**
    * Close the sessions that were opened and not detached, then the connection; after that nothing of this
-   * library keeps the process alive.
+   * library keeps the process alive, but a connection to a host that does not even refuse it, until the
+   * system gives it up (within about two minutes).
    *
    * Calls that are under way, and watches, end with BrokerClosedError. A session that cannot be closed
    * within 15 s is told to the logger. No session can be opened any more. Closing twice is no error.
