@@ -1,6 +1,7 @@
 /** The way in: a connection to a broker, and everything that it offers. */
 
 import { randomUUID } from "node:crypto";
+import { isIPv4 } from "node:net";
 import { type ChannelOptions, credentials as channelCredentials, Metadata } from "@grpc/grpc-js";
 
 import { repeatable, SessionCalls, sessionOf } from "./calls.js";
@@ -114,7 +115,12 @@ export function connect(address = "127.0.0.1:50051", options: ConnectOptions = {
   const host = hostOf(address);
   const metadata = new Metadata();
   for (const [key, value] of Object.entries(options.metadata ?? {})) {
-    metadata.add(key, value);
+    try {
+      metadata.add(key, value);
+    } catch {
+      // What is wrong is not shown: it may be a secret.
+      throw new TypeError(`metadata ${JSON.stringify(key)} is none that can be sent`);
+    }
   }
   if (owner !== undefined) {
     if (!/^[\x20-\x7e]+$/.test(owner)) {
@@ -182,6 +188,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
    *   BrokerUnreachableError: it was so until the timeout.
    */
   async openSession(options: OpenOptions = {}): Promise<Session> {
+    this.#requireOpen();
     const answer = await this.#open(options, false);
     return this.#hold(sessionOf(answer), answer.created, options.keepOpen ?? false);
   }
@@ -211,6 +218,7 @@ export class Broker extends SessionCalls implements AsyncDisposable {
     options: CallOptions & { leaseTtl?: number | undefined; keepOpen?: boolean | undefined } = {},
   ): Promise<Session> {
     const { leaseTtl, keepOpen = true } = options;
+    this.#requireOpen();
     let info = await this.getSession(sessionId, options);
     if (!isFinal(info) && (leaseTtl ?? info.leaseTtl) !== undefined) {
       info = await this.renewSession(sessionId, options);
@@ -225,10 +233,11 @@ export class Broker extends SessionCalls implements AsyncDisposable {
 
   /**
    * Close the sessions that were opened and not detached, then the connection; after that nothing of this
-   * library keeps the process alive.
+   * library keeps the process alive, but a connection to a host that does not even refuse it, until the
+   * system gives it up (within about two minutes).
    *
    * Calls that are under way, and watches, end with BrokerClosedError. A session that cannot be closed
-   * within 15 s is told to the logger. Closing twice is no error.
+   * within 15 s is told to the logger. No session can be opened any more. Closing twice is no error.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -240,10 +249,18 @@ export class Broker extends SessionCalls implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    await Promise.all([...this.#lifelines].map((lifeline) => this.#leave(lifeline)));
+    // Opens that were under way may be answered while others are closed.
+    while (this.#lifelines.size > 0) {
+      await Promise.all([...this.#lifelines].map((lifeline) => this.#leave(lifeline)));
+    }
     this.connection.close();
-    // Those that were opened meanwhile.
-    await Promise.all([...this.#lifelines].map((lifeline) => lifeline.stop()));
+  }
+
+  /** New sessions would keep a Broker from ending, or outlive it. */
+  #requireOpen(): void {
+    if (this.#closing !== undefined) {
+      throw this.connection.closedError();
+    }
   }
 
   async #leave(lifeline: Lifeline): Promise<void> {
@@ -285,6 +302,9 @@ export class Broker extends SessionCalls implements AsyncDisposable {
 
   /** A handle on a session, kept current from now on. */
   #hold(info: SessionInfo, created: boolean, keepOpen: boolean): Session {
+    if (this.connection.isClosed) {
+      throw this.connection.closedError();
+    }
     const lifeline = new Lifeline(this, info, {
       keepOpen,
       logger: this.connection.logger,
@@ -317,10 +337,21 @@ function hostOf(address: string): string {
 
 /** Whether a host is this machine, whatever a name server says. */
 function isLocal(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
+/**
+ * @throws TypeError: there is no certificate in `ca`, or one of `key` and `certificate` is missing.
+ */
 function secured({ ca, key, certificate }: TlsCredentials) {
-  const [root, own, shown] = [ca, key, certificate].map((pem) => pem && Buffer.from(pem));
-  return channelCredentials.createSsl(root || null, own || null, shown || null);
+  const root = ca === undefined ? null : Buffer.from(ca);
+  // An empty file must not be taken for the wish to trust the certificates of the system.
+  if (root?.includes("CERTIFICATE-----") === false) {
+    throw new TypeError("there is no certificate in credentials.ca");
+  }
+  if (!key !== !certificate) {
+    throw new TypeError("credentials need both of certificate and key, or none");
+  }
+  const [own, shown] = [key, certificate].map((pem) => (pem ? Buffer.from(pem) : null));
+  return channelCredentials.createSsl(root, own, shown);
 }

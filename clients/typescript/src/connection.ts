@@ -6,10 +6,12 @@
  * - `waitForReady` hides why a broker cannot be reached until the deadline has passed: it is not used;
  *   what was refused is told, and tried again here.
  * - `close()` lets calls go on: they are cancelled first.
+ * - A peer that accepts and says nothing is waited for without end: `handshake.ts` bounds that.
  * - A stream reads at most 16 messages ahead, and beyond that leaves them to HTTP/2's flow control.
  */
 
 import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import {
   create,
   type DescMessage,
@@ -25,6 +27,7 @@ import {
   type ChannelOptions,
   Client,
   type ClientReadableStream,
+  connectivityState,
   Metadata,
   type ServiceError,
   status,
@@ -40,11 +43,17 @@ import {
   GatewayDrainingError,
   StoreUnavailableError,
 } from "./errors.js";
+import { impatient } from "./handshake.js";
 import type { Backoff } from "./retry.js";
 import { CORRELATION_KEY, explain } from "./status.js";
 import { sleep } from "./waiting.js";
 
+/** Milliseconds for a connection to be made, as the gRPC of other languages calls and bounds it. */
+const CONNECT_TIMEOUT = "grpc.min_reconnect_backoff_ms";
+
 const OPTIONS: ChannelOptions = {
+  // Not sooner: calls wait for it, and a broker that was suspended for so long answers them at once.
+  [CONNECT_TIMEOUT]: 20_000,
   // A broker whose machine has died is noticed within 40 s, also by a call that waits for long.
   "grpc.keepalive_time_ms": 30_000,
   "grpc.keepalive_timeout_ms": 10_000,
@@ -122,6 +131,8 @@ export class Connection {
     this.backoff = options.backoff;
     this.logger = options.logger;
     this.#options = options;
+    // As many calls as there are may wait at once.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /** Whether no call can be made any more. */
@@ -283,12 +294,21 @@ export class Connection {
     return this.backoff?.delay(failures, error.retryAfter);
   }
 
+  #isReady(): boolean {
+    return this.#client?.getChannel().getConnectivityState(false) === connectivityState.READY;
+  }
+
   #open(): Client {
     if (this.isClosed) {
       throw this.closedError();
     }
     const { address, credentials, channelOptions } = this.#options;
-    this.#client ??= new Client(address, credentials, { ...OPTIONS, ...channelOptions });
+    const options = { ...OPTIONS, ...channelOptions };
+    this.#client ??= new Client(
+      address,
+      impatient(credentials, options[CONNECT_TIMEOUT] / 1000, () => this.#isReady()),
+      options,
+    );
     return this.#client;
   }
 }

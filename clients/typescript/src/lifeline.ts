@@ -1,5 +1,7 @@
 /** Keeps a handle current, and the lease of its session alive, by two loops of its own. */
 
+import { setMaxListeners } from "node:events";
+
 import type { SessionCalls } from "./calls.js";
 import { type CallOptions, type Logger, now } from "./connection.js";
 import {
@@ -8,7 +10,6 @@ import {
   InvalidArgumentError,
   SessionEndedError,
   SessionNotFoundError,
-  WatchGapError,
 } from "./errors.js";
 import { isFinal } from "./events.js";
 import { type Session as SessionInfo, SessionState } from "./gen/ibgateway/broker/v1/session_pb.js";
@@ -70,6 +71,8 @@ export class Lifeline {
     this.keepOpen = options.keepOpen;
     this.#logger = options.logger;
     this.#forget = options.forget;
+    // As many may wait at once as like to, and hear of the end.
+    setMaxListeners(0, this.#ended.signal, this.#stopping.signal);
   }
 
   /** The session as it was last seen. */
@@ -157,7 +160,8 @@ export class Lifeline {
 
   /** Take what a call has answered or a watch has told, unless something newer is known. */
   learn(info: SessionInfo): void {
-    if (info.sequence >= this.#info.sequence) {
+    // Nothing comes after an end that was answered, whatever was told that a broker has forgotten.
+    if (info.sequence >= this.#info.sequence || isFinal(info)) {
       this.#set(info);
     }
   }
@@ -215,6 +219,10 @@ export class Lifeline {
 
   #set(info: SessionInfo): void {
     const wasOver = this.isOver;
+    if (wasOver && !isFinal(info)) {
+      // Its end was not on record when the broker died: it was told all the same, and stays so.
+      return;
+    }
     const before = this.#info;
     this.#info = info;
     if (info.leaseExpireTime === undefined && info.leaseTtl !== undefined && !isFinal(info)) {
@@ -258,22 +266,23 @@ export class Lifeline {
   /** Follow the session until it has ended. */
   async #follow(): Promise<void> {
     const { sessionId } = this.#info;
-    for (let gaps = 0; !this.isOver; ) {
+    for (let failures = 0; !this.isOver; ) {
       try {
         await this.#watch(sessionId);
       } catch (error) {
         if (!(error instanceof BrokerError) || error instanceof BrokerClosedError) {
           throw error;
         }
-        this.interruption = error;
-        this.#pulse();
-        if (!(error instanceof WatchGapError)) {
-          this.#logger?.error(`session ${sessionId} is not followed any more: ${error}`);
-          return;
+        // A gap, or a watch that is refused: as with a token that was revoked, and is given back.
+        if (this.interruption?.constructor !== error.constructor) {
+          this.#logger?.error(`session ${sessionId} is not followed; trying again: ${error}`);
         }
-        this.#logger?.error(String(error));
-        gaps += 1;
-        await this.#pause(gaps);
+        this.interruption = error;
+        // The snapshot of the next watch is what is so.
+        this.#mayFallBack = true;
+        this.#pulse();
+        failures += 1;
+        await this.#pause(failures);
       }
     }
   }
@@ -338,12 +347,16 @@ export class Lifeline {
           throw error;
         }
         if (error instanceof InvalidArgumentError) {
-          // Somebody has taken its lease away.
-          this.#setLease({});
-          failures = 0;
-          continue;
-        }
-        if (error instanceof SessionEndedError || error instanceof SessionNotFoundError) {
+          // It may have no lease any more; unless that is so, it is tried again.
+          const found = await this.#look();
+          if (found !== undefined && found.leaseTtl === undefined) {
+            this.#setLease({});
+            this.#logger?.warn(`session ${sessionId} has no lease any more`);
+            failures = 0;
+            continue;
+          }
+          this.#warn(error);
+        } else if (error instanceof SessionEndedError || error instanceof SessionNotFoundError) {
           // It has ended, or is about to.
           await this.#look();
         } else {
@@ -368,11 +381,14 @@ export class Lifeline {
     }
   }
 
-  /** See whether the session is over. */
-  async #look(): Promise<void> {
+  /** The session as it is, over or not; undefined if that cannot be known. */
+  async #look(): Promise<SessionInfo | undefined> {
     try {
       const { sessionId } = this.#info;
-      this.learn(await this.#calls.getSession(sessionId, { signal: this.#stopping.signal }));
+      const signal = this.#stopping.signal;
+      const found = await this.#calls.getSession(sessionId, { signal });
+      this.learn(found);
+      return found;
     } catch (error) {
       if (error instanceof SessionNotFoundError) {
         this.lose();
@@ -381,6 +397,7 @@ export class Lifeline {
       } else {
         throw error;
       }
+      return undefined;
     }
   }
 

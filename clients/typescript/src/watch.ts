@@ -123,6 +123,9 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
     this.#filter = fieldsOf(options);
     this.#continuity = new Continuity(this.#filter, resumeToken);
     this.#silence = limit("silence", options.silence, SILENCE);
+    if (giveUpAfter !== undefined && !(giveUpAfter >= 0)) {
+      throw new RangeError(`giveUpAfter must be in seconds, at least 0, not ${giveUpAfter}`);
+    }
     this.#giveUpAfter = giveUpAfter;
     this.#signal = signal;
     this.#correlationId = correlationId;
@@ -197,7 +200,11 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
   }
 
   async *#tell(): AsyncGenerator<WatchItem, void, void> {
-    const abort = () => this.#ending.abort(this.#signal?.reason);
+    const abort = () => {
+      this.#ending.abort(this.#signal?.reason);
+      // Whoever has aborted it may never ask for the next item.
+      this.#drop();
+    };
     this.#signal?.addEventListener("abort", abort);
     if (this.#signal?.aborted) {
       abort();
@@ -331,7 +338,9 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
     if (this.#giveUpAfter !== undefined && now() - this.#lostAt >= this.#giveUpAfter) {
       throw error;
     }
-    const retryIn = this.#backoff.delay(this.#failures, error.retryAfter);
+    // With the last try it gives up, or not, also if the broker asks for more time.
+    const left = this.#lostAt + (this.#giveUpAfter ?? Number.POSITIVE_INFINITY) - now();
+    const retryIn = Math.min(this.#backoff.delay(this.#failures, error.retryAfter), left);
     this.#failures += 1;
     this.#interruption = error;
     const isNews = before?.constructor !== error.constructor || before?.reason !== error.reason;

@@ -200,6 +200,20 @@ describe("what is repeated", () => {
     assert.ok(performance.now() - begin < 2_000);
   });
 
+  test("many at once, which is no leak", async () => {
+    const warnings: Error[] = [];
+    const warn = (warning: Error) => warnings.push(warning);
+    process.on("warning", warn);
+    await peer.stop();
+    const found = Array.from({ length: 20 }, () => broker.getSession("x"));
+    await sleep(300);
+    peer.on("GetSession", FOUND);
+    await peer.start();
+    await Promise.all(found);
+    process.off("warning", warn);
+    assert.deepEqual(warnings, []);
+  });
+
   test("nothing without backoff", async () => {
     await using once = connect(peer.address, { backoff: false });
     peer.on("GetSession", BUSY("STORE_UNAVAILABLE"), FOUND);
@@ -327,6 +341,49 @@ describe("what ends a call", () => {
     proxy.close();
   });
 
+  test("a peer that accepts and says nothing, which is dialled again", async () => {
+    peer.on("GetSession", FOUND);
+    let silent = 2;
+    const proxy = createServer((near) => {
+      near.on("error", () => {});
+      if (silent-- > 0) {
+        return;
+      }
+      const far = createConnection(Number(peer.address.split(":")[1]), "127.0.0.1");
+      near.pipe(far).pipe(near);
+      near.on("close", () => far.destroy());
+    }).listen(0, "127.0.0.1");
+    await once(proxy, "listening");
+    const { port } = proxy.address() as { port: number };
+    const channelOptions = { "grpc.min_reconnect_backoff_ms": 500 };
+    const secured = { credentials: {}, backoff: false as const, channelOptions };
+    await using plain = connect(`127.0.0.1:${port}`, { channelOptions });
+    await using secure = connect(`127.0.0.1:${port}`, secured);
+    const [found, refused] = await Promise.all([
+      plain.getSession("x", { timeout: 15 }),
+      secure.getSession("x", { timeout: 15 }).catch((error: unknown) => error),
+    ]);
+    assert.equal(found.sessionId, SESSION_ID);
+    assert.ok(refused instanceof BrokerUnreachableError && !(refused instanceof CallTimeoutError));
+    assert.match(refused.message, /said nothing for 0.5 s/);
+    proxy.close();
+  });
+
+  test("nothing: the process ends, though a connection was being made", async () => {
+    const silent = createServer((near) => near.on("error", () => {})).listen(0, "127.0.0.1");
+    await once(silent, "listening");
+    const { port } = silent.address() as { port: number };
+    const program = fileURLToPath(new URL("close_and_end.js", import.meta.url));
+    const child = spawn(process.execPath, [program, `127.0.0.1:${port}`, "silent"], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await once(child.stdout, "data");
+    const closedAt = performance.now();
+    assert.deepEqual(await once(child, "exit"), [0, null]);
+    assert.ok(performance.now() - closedAt < 2_000, "it has ended soon after the close");
+    silent.close();
+  });
+
   test("nothing: then the process ends by itself, once the Broker is closed", async () => {
     peer.on("OpenSession", {
       session: session({ leaseTtl: { seconds: 60n, nanos: 0 } }),
@@ -388,6 +445,7 @@ describe("what is no way to a broker", () => {
       "broker.example.net:1",
       "10.0.0.1:1",
       "127.0.0.1.example.net:1",
+      "127.0.0.256:1",
       "[::2]:1",
     ]) {
       assert.throws(() => connect(address, { token }), /must not be sent to .* in plain text/);
@@ -406,7 +464,24 @@ describe("what is no way to a broker", () => {
     }
   });
 
-  test("a certificate without its key", () => {
-    assert.throws(() => connect("127.0.0.1:1", { credentials: { certificate: "x" } }));
+  test("certificates that are none, which do not become those of the system", () => {
+    for (const credentials of [
+      { ca: "" },
+      { ca: new Uint8Array() },
+      { ca: "-----BEGIN PRIVATE KEY-----" },
+      { certificate: "x" },
+      { certificate: "x", key: "" },
+    ]) {
+      assert.throws(() => connect("127.0.0.1:1", { credentials }), { name: "TypeError" });
+    }
+  });
+
+  test("metadata that cannot be sent, and is not shown", () => {
+    const metadata = { authorization: "Bearer s3cret\n" };
+    const refused = (error: Error) =>
+      error instanceof TypeError &&
+      /authorization/.test(error.message) &&
+      !/s3/.test(error.message);
+    assert.throws(() => connect("127.0.0.1:1", { metadata }), refused);
   });
 });

@@ -207,6 +207,49 @@ describe("a handle", () => {
     assert.equal(handle.state, CONNECTED);
   });
 
+  test("takes the snapshot after a gap, whatever was told before", async () => {
+    const early = event(12n, 9n, { state: RECONNECTING });
+    opens({ sequence: 8n });
+    peer.tells(
+      says(snapshot(opened), complete(11n), early, event(13n, 9n)),
+      says(snapshot({ sequence: 4n, generation: 2n }), complete(20n)),
+    );
+    const handle = await broker.openSession();
+    await eventually(() => handle.generation === 2n, "what is true is known");
+    assert.equal(handle.interruption, undefined);
+  });
+
+  test("takes the answer to its close, whatever was told before", async () => {
+    opens({ sequence: 40n });
+    const handle = await broker.openSession();
+    assert.equal((await handle.close()).state, DISCONNECTED);
+    assert.ok(handle.ended);
+  });
+
+  test("is followed again once it may be", async () => {
+    const revoked = new Refusal(status.UNAUTHENTICATED, { reason: "UNAUTHENTICATED" });
+    const refused = async function* (): Script {
+      yield revoked;
+    };
+    opens({});
+    peer.tells(refused, refused, says(snapshot(), complete(10n), END));
+    const handle = await broker.openSession();
+    await eventually(() => handle.interruption !== undefined, "it is known");
+    const ended = await handle.waitEnded({ signal: AbortSignal.timeout(5_000) });
+    assert.equal(ended.state, DISCONNECTED);
+    assert.equal(said.filter((line) => /is not followed/.test(line)).length, 1, said.join());
+  });
+
+  test("that was told its end does not come back", async () => {
+    const early = event(10n, 3n, { state: FAILED, persisted: false });
+    tells(early);
+    const handle = await broker.openSession();
+    await handle.waitEnded();
+    peer.on("GetSession", { session: session({ sequence: 4n }) });
+    await handle.refresh();
+    assert.ok(handle.ended && handle.signal.aborted);
+  });
+
   test("calls for its session", async () => {
     const handle = await broker.openSession();
     peer.on("VerifySession", { healthy: true, latency: duration(0.25) });
@@ -290,6 +333,7 @@ describe("a lease", () => {
   test("that was taken away is not renewed", async () => {
     opens(lease(0.3));
     peer.on("RenewSession", new Refusal(status.INVALID_ARGUMENT, { reason: "INVALID_ARGUMENT" }));
+    peer.on("GetSession", { session: session() });
     const handle = await broker.openSession();
     await eventually(() => renewals() === 1, "it was tried");
     await sleep(300);
@@ -297,6 +341,16 @@ describe("a lease", () => {
     assert.equal(handle.info.leaseTtl, undefined);
     await assert.rejects(handle.renew(), InvalidArgumentError);
   });
+});
+
+test("a lease is renewed after a refusal that is none", async () => {
+  opens(lease(0.3));
+  const refusal = new Refusal(status.INVALID_ARGUMENT, { reason: "INVALID_ARGUMENT" });
+  peer.on("RenewSession", refusal, { session: session(lease(0.3)) });
+  const handle = await broker.openSession();
+  await eventually(() => renewals() >= 3, "it is renewed");
+  assert.equal(handle.renewalError, undefined);
+  assert.equal(seconds(handle.info.leaseTtl), 0.3);
 });
 
 describe("the end of a session", () => {
@@ -423,6 +477,19 @@ describe("the end of a block", () => {
     await sleep(300);
     assert.equal(renewals(), before);
   });
+});
+
+test("the end of the Broker closes what is opened meanwhile, and opens nothing more", async () => {
+  await broker.openSession();
+  const closed = { session: session(CLOSED) };
+  peer.on("CloseSession", new Refusal(status.UNAVAILABLE), closed);
+  const opening = broker.openSession({ leaseTtl: null });
+  const closing = broker.close();
+  await assert.rejects(broker.openSession(), BrokerClosedError);
+  await assert.rejects(broker.attach(SESSION_ID), BrokerClosedError);
+  await opening;
+  await closing;
+  assert.equal(closes(), 3, "both are closed, one at the second try");
 });
 
 describe("who attaches", () => {

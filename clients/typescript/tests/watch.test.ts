@@ -254,6 +254,17 @@ describe("a stream that is lost", () => {
     await peer.start();
   });
 
+  test("is given up in time, however long the broker would have it wait", async () => {
+    const late = new Refusal(status.UNAVAILABLE, { reason: "STORE_UNAVAILABLE", retryAfter: 60 });
+    peer.tells(ends(late));
+    const watch = broker.watch({ giveUpAfter: 0.3 });
+    assert.ok(lossOf((await take(watch, 1))[0]).retryIn <= 0.3);
+    await assert.rejects(take(watch, 1), StoreUnavailableError);
+    for (const giveUpAfter of [-1, Number.NaN]) {
+      assert.throws(() => broker.watch({ giveUpAfter }), RangeError);
+    }
+  });
+
   test("voids what was not persisted", async () => {
     const early = event(10n, 3n, { persisted: false, state: SessionState.RECONNECTING });
     peer.tells(ends(...HEAD, early), says(event(11n, 3n)));
@@ -339,6 +350,14 @@ describe("what ends a watch", () => {
     await assert.rejects(waiting, /enough/);
     assert.equal((await watch.next()).done, true);
     await assert.rejects(broker.watch({ signal: controller.signal }).next(), /enough/);
+  });
+
+  test("its signal, also if nobody asks for the next item", async () => {
+    peer.tells(says(...HEAD));
+    const controller = new AbortController();
+    await take(broker.watch({ signal: controller.signal }), 2);
+    controller.abort();
+    await eventually(() => peer.openStreams === 0, "the stream has ended");
   });
 
   test("the end of its Broker", async () => {
