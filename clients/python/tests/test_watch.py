@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -381,15 +383,17 @@ async def test_what_no_wait_will_change_is_raised(
     assert len(tokens(scripted)) == 1
 
 
+async def open_and_quiet(_: Any, context: Any) -> AsyncIterator[Any]:
+    """A stream that is open, and says nothing."""
+    await context.send_initial_metadata(())
+    await asyncio.sleep(60)
+    yield bookmark(10)
+
+
 async def test_a_stream_that_is_open_again_but_quiet_has_resumed(
     scripted: ScriptedBroker, broker: Broker
 ) -> None:
-    async def opened(_: Any, context: Any) -> AsyncIterator[Any]:
-        await context.send_initial_metadata(())
-        await asyncio.sleep(60)
-        yield bookmark(10)
-
-    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), opened)
+    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), open_and_quiet)
     async with broker.watch(silence=5) as watch:
         items = await take(watch, 4)
         assert kinds(items[2:]) == ["Interrupted", "Resumed"]
@@ -435,6 +439,71 @@ async def test_a_stream_that_says_that_nothing_happens_lives(
         items = await take(watch, 20)
     assert kinds(items[2:]) == ["Bookmark"] * 18
     assert len(tokens(scripted)) == 1
+
+
+async def in_steps(watch: Watch, step: float = 0.05) -> Any:
+    """The next item, for a caller that never waits for long."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await asyncio.wait_for(anext(watch), step)
+            except TimeoutError:
+                continue
+
+
+@pytest.mark.parametrize("said", [(), HEAD], ids=["not-open-yet", "open"])
+async def test_a_silence_is_noticed_by_a_caller_that_waits_in_short_steps(
+    scripted: ScriptedBroker, broker: Broker, said: tuple[Any, ...]
+) -> None:
+    scripted.on("WatchSessions", quiet(*said), quiet(bookmark(10)))
+    async with broker.watch(silence=0.3) as watch:
+        await take(watch, len(said))
+        item = await in_steps(watch)
+        assert isinstance(item, Interrupted)
+        assert "has sent nothing for 0.3 s" in item.error.message
+
+
+async def test_a_caller_that_waits_in_short_steps_is_told_that_a_quiet_stream_is_open_again(
+    scripted: ScriptedBroker, broker: Broker
+) -> None:
+    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), open_and_quiet)
+    async with broker.watch(silence=5) as watch:
+        await take(watch, 3)
+        assert isinstance(await in_steps(watch), Resumed)
+
+
+WATCHES = """
+import asyncio, sys
+from ibgateway.client import connect
+
+async def main():
+    async with connect(sys.argv[1]) as broker, broker.watch(silence=0.5) as watch:
+        async for item in watch:
+            print(type(item).__name__, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_came_while_the_process_was_stopped_is_taken(scripted: ScriptedBroker) -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    scripted.on("WatchSessions", controlled(queue, *HEAD))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WATCHES, scripted.address), stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(10):
+            for kind in (b"Snapshot\n", b"SnapshotComplete\n"):
+                assert await child.stdout.readline() == kind
+            child.send_signal(signal.SIGSTOP)
+            queue.put_nowait(bookmark(11))
+            await asyncio.sleep(0.8)
+            child.send_signal(signal.SIGCONT)
+            assert await child.stdout.readline() == b"Bookmark\n"
+    finally:
+        child.kill()
+        await child.wait()
 
 
 # -- proof -------------------------------------------------------------------------

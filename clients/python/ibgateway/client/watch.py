@@ -47,6 +47,8 @@ _STEADY: Final = 10.0
 """Seconds that a stream must have lived to count as one that works."""
 _SETTLED: Final = 0.5
 """Seconds that a stream must have been open to count as resumed, unless it says something."""
+_LATE: Final = 0.5
+"""Seconds more for a stream that is silent: what it has said may wait, if this process did not run."""
 _LAST_READ: Final = 5.0
 """Seconds for the last read of a stream to end, once it is cancelled."""
 _REFUSALS: Final = frozenset(
@@ -73,7 +75,8 @@ class Watch:
         connection: to the broker.
         wanted: which sessions.
         resume_token: where to continue; empty begins with a snapshot.
-        silence: seconds without a message after which a stream is given up.
+        silence: seconds without a message after which a stream is given up, however often the wait
+            for it is cancelled.
         give_up_after: seconds of an outage after which its error is raised; None never.
         correlation_id: a UUID4; None makes one.
         ended: gives the one session that is watched once it has ended; its iteration ends then.
@@ -114,6 +117,8 @@ class Watch:
         self._told_message: pb.WatchSessionsResponse | None = None
         # Times are by the loop's clock.
         self._opened_at: float | None = None
+        self._reading_since = 0.0
+        self._late_until: float | None = None
         self._lost: BrokerError | None = None
         self._lost_at = 0.0
         self._retry_at = 0.0
@@ -261,7 +266,9 @@ class Watch:
         stream, is_open = self._stream, self._opened_at is not None
         if stream is None:
             return None
+        loop = asyncio.get_running_loop()
         if self._reading is None:
+            self._reading_since, self._late_until = loop.time(), None
             self._reading = asyncio.create_task(
                 _outcome(stream.read() if is_open else stream.wait_for_connection()),
                 name="ibgateway-watch-read",
@@ -269,10 +276,14 @@ class Watch:
         reading = self._reading
         # A broker answers a stream at once; one that cannot serve it says so right after that.
         settling = is_open and self._lost is not None
-        done, _ = await asyncio.wait({reading}, timeout=_SETTLED if settling else self._silence)
-        if self._is_closed or (settling and not done):
+        limit = self._reading_since + (_SETTLED if settling else self._silence)
+        await asyncio.wait({reading}, timeout=max(limit - loop.time(), 0.0))
+        if not reading.done() and not settling:
+            self._late_until = self._late_until or loop.time() + _LATE
+            await asyncio.wait({reading}, timeout=max(self._late_until - loop.time(), 0.0))
+        if self._is_closed or (settling and not reading.done()):
             return None
-        if not done:
+        if not reading.done():
             raise BrokerUnreachableError(
                 f"the broker at {self._connection.address} has sent nothing for "
                 f"{self._silence:g} s, though it should say at least that nothing happens",
@@ -290,7 +301,7 @@ class Watch:
                 outcome, timeout=None, correlation_id=self._correlation_id
             ) from outcome
         if not is_open:
-            self._opened_at = asyncio.get_running_loop().time()
+            self._opened_at = loop.time()
             return await self._message()
         if outcome is grpc.aio.EOF:
             raise BrokerDrainingError(
