@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -48,7 +49,7 @@ _STEADY: Final = 10.0
 _SETTLED: Final = 0.5
 """Seconds that a stream must have been open to count as resumed, unless it says something."""
 _LATE: Final = 0.5
-"""Seconds more for a stream that is silent: what it has said may wait, if this process did not run."""
+"""Seconds more for a stream that is silent: if this process was stopped, what it has said waits."""
 _LAST_READ: Final = 5.0
 """Seconds for the last read of a stream to end, once it is cancelled."""
 _REFUSALS: Final = frozenset(
@@ -109,6 +110,9 @@ class Watch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stream: _Stream | None = None
         self._reading: asyncio.Task[object] | None = None
+        # The last read of a stream that was given up.
+        self._left: asyncio.Task[object] | None = None
+        self._pause: asyncio.Timeout | None = None
         self._is_closed = False
         self._is_busy = False
         # Read already, but not told: something else must be told before it.
@@ -190,7 +194,8 @@ class Watch:
                     return item
             raise StopAsyncIteration
         except BrokerError:
-            await self.close()
+            self._is_closed = True
+            self._give_up()
             raise
         finally:
             self._is_busy = False
@@ -198,7 +203,11 @@ class Watch:
     async def close(self) -> None:
         """End the stream; the iteration ends. Closing twice is no error. Cancellation is safe."""
         self._is_closed = True
-        await self._drop()
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.reschedule(asyncio.get_running_loop().time())
+        self._give_up()
+        await self._left_behind()
 
     async def __aenter__(self) -> Self:
         return self
@@ -225,7 +234,9 @@ class Watch:
                 await self._open()
             message = self._held if self._held is not None else await self._message()
         except BrokerError as error:
-            return await self._lose(error)
+            return self._lose(error)
+        if self._is_closed:
+            return None
         self._held = message
         if self._lost is not None:
             logger.info("a watch has resumed after an interruption")
@@ -243,9 +254,17 @@ class Watch:
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        await self._left_behind()
         wait = self._retry_at - self._loop.time()
         if wait > 0:
-            await self._connection.pause(wait)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None) as self._pause:
+                        await self._connection.pause(wait)
+            finally:
+                self._pause = None
+        if self._is_closed:
+            return
         self._reset = self._continuity.begin() or self._reset
         self._opened_at = None
         self._stream = self._connection.stream(
@@ -311,9 +330,12 @@ class Watch:
             )
         return cast("pb.WatchSessionsResponse", outcome)
 
-    async def _lose(self, error: BrokerError) -> WatchItem | None:
-        """The stream is lost: say so, unless that was said, and decide when to try again."""
-        await self._drop()
+    def _lose(self, error: BrokerError) -> WatchItem | None:
+        """The stream is lost: say so, unless that was said, and decide when to try again.
+
+        It waits for nothing: a cancellation would take with it what is said.
+        """
+        self._give_up()
         if self._connection.is_closed:
             raise self._connection.closed_error()
         if _is_refusal(error):
@@ -336,16 +358,21 @@ class Watch:
         logger.warning("a watch was interrupted, it resumes by itself: %s", error)
         return Interrupted(error=error, retry_in=delay, token=self._continuity.token)
 
-    async def _drop(self) -> None:
-        """End the stream, and wait until nothing of it is left."""
+    def _give_up(self) -> None:
+        """End the stream; its last read ends soon after that."""
         stream, self._stream = self._stream, None
-        reading, self._reading = self._reading, None
         if stream is not None:
             stream.cancel()
-        if reading is not None:
-            await asyncio.wait({reading}, timeout=_LAST_READ)
-            if not reading.done():
-                reading.cancel()
+        if self._reading is not None:
+            self._left, self._reading = self._reading, None
+
+    async def _left_behind(self) -> None:
+        """Wait until nothing is left of a stream that was given up."""
+        left = self._left
+        if left is not None:
+            await asyncio.wait({left}, timeout=_LAST_READ)
+            left.cancel()
+            self._left = None
 
     def _is_last(self, item: WatchItem) -> bool:
         """Whether nothing will follow about the one session that is watched."""
