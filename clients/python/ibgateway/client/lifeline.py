@@ -86,7 +86,8 @@ class Lifeline:
     @property
     def is_over_by_others(self) -> bool:
         """Whether somebody else has ended it."""
-        return self.is_over and not self._is_closing
+        is_ours = self._is_gone or self._info.close_reason == "CLOSE_REQUESTED"
+        return self.is_over and not (self._is_closing and is_ours)
 
     def ended_error(self) -> SessionEndedError:
         """Why nothing can be done with the session any more."""
@@ -133,15 +134,23 @@ class Lifeline:
         self, *, reason: str, timeout: float | None, correlation_id: str | None = None
     ) -> None:
         """End the session; see `Session.close`."""
-        self._is_closing = True
-        self.learn(
-            await self._calls.close_session(
+        # What others have ended stays theirs.
+        self._is_closing = self._is_closing or not self.is_over
+        try:
+            info = await self._calls.close_session(
                 self._info.session_id,
                 reason=reason,
                 timeout=timeout,
                 correlation_id=correlation_id,
             )
-        )
+        except SessionNotFoundError:
+            self.lose()
+            raise
+        except BaseException:
+            # Nobody knows whether it closes: whatever ends it from now on is news.
+            self._is_closing = self._is_closing and self.is_over
+            raise
+        self.learn(info)
         await self.stop()
 
     async def leave(self, *, timeout: float) -> None:
@@ -158,10 +167,8 @@ class Lifeline:
         try:
             if not self.is_over and not self._is_stopped and not self.keep_open:
                 await self.close(reason="its block has ended", timeout=timeout)
-                # Somebody else may have been first.
-                self._is_closing = self._info.close_reason == "CLOSE_REQUESTED"
         except SessionNotFoundError:
-            self.lose()
+            pass
         finally:
             await self.stop()
 
@@ -221,11 +228,12 @@ class Lifeline:
     def _tell_end(self) -> None:
         self._pulse()
         self._lease_changed.set()
-        if self._is_closing:
+        if not self.is_over_by_others:
             return
         logger.error("%s", self.ended_error())
-        if self.on_end is not None:
-            self.on_end()
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
 
     def _pulse(self) -> None:
         self._changed.set()

@@ -1,0 +1,102 @@
+"""A handle that cannot know how its session is says so, and learns of it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import grpc
+import pytest
+
+from ibgateway.broker.v1 import session_service_pb2 as pb
+from ibgateway.client import (
+    Broker,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from scripted_broker import (
+    Refusal,
+    eventually,
+    session,
+)
+from scripted_session import Peer
+
+NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+DENIED = Refusal(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+
+
+# -- a close that fails ------------------------------------------------------------
+
+
+async def test_an_end_by_others_is_told_also_after_a_close_that_failed(
+    peer: Peer, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer.scripted.on("CloseSession", AWAY)
+    with pytest.raises(SessionEndedError, match="GATEWAY_DRAINED"):
+        async with broker.open_session(client_id=7) as held:
+            with pytest.raises(StoreUnavailableError):
+                await held.close(timeout=0.1)
+            peer.tell("DISCONNECTED", close_reason="GATEWAY_DRAINED")
+            await asyncio.sleep(5)
+    assert "GATEWAY_DRAINED" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_told"), [("LEASE_EXPIRED", True), ("CLOSE_REQUESTED", False)]
+)
+async def test_an_end_while_a_close_fails_is_told_if_it_is_by_others(
+    peer: Peer, broker: Broker, caplog: pytest.LogCaptureFixture, reason: str, is_told: bool
+) -> None:
+    async def end(_: Any, __: Any) -> Any:
+        peer.tell("DISCONNECTED", close_reason=reason)
+        await eventually(lambda: held.ended)
+        return AWAY
+
+    peer.scripted.on("CloseSession", end)
+    held = await broker.open_session(client_id=7)
+    await eventually(lambda: peer.scripted.open_streams)
+    with pytest.raises(StoreUnavailableError):
+        await held.close(timeout=0.5)
+    assert (reason in caplog.text) is is_told
+
+
+@pytest.mark.parametrize("reason", ["LEASE_EXPIRED", "CLOSE_REQUESTED"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_closing_what_others_have_ended_does_not_hide_that(
+    peer: Peer, broker: Broker, reason: str, fails: bool
+) -> None:
+    if fails:
+        peer.scripted.on("CloseSession", AWAY)
+    with pytest.raises(SessionEndedError, match=reason):
+        async with broker.open_session(client_id=7) as held:
+            await eventually(lambda: peer.scripted.open_streams)
+            peer.tell("DISCONNECTED", close_reason=reason)
+            try:
+                await asyncio.sleep(5)
+            finally:
+                with contextlib.suppress(StoreUnavailableError):
+                    await held.close(timeout=0.2)
+
+
+async def test_a_close_by_hand_that_finds_an_end_by_others_tells_it(
+    peer: Peer, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = session(state="DISCONNECTED", sequence=9, close_reason="LEASE_EXPIRED")
+    peer.scripted.on("CloseSession", pb.CloseSessionResponse(session=ended))
+    with pytest.raises(SessionEndedError, match="LEASE_EXPIRED"):
+        async with broker.open_session(client_id=7) as held:
+            assert (await held.close()).close_reason == "LEASE_EXPIRED"
+    assert "LEASE_EXPIRED" in caplog.text
+
+
+async def test_a_close_that_finds_no_session_has_found_its_end(peer: Peer, broker: Broker) -> None:
+    peer.scripted.on("CloseSession", NOT_FOUND)
+    held = await broker.open_session(client_id=7)
+    with pytest.raises(SessionNotFoundError):
+        await held.close()
+    assert held.ended
+    await held.wait_ended()
