@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import Any
 
 import grpc
@@ -15,13 +16,16 @@ from ibgateway.client import (
     SessionEndedError,
     SessionNotFoundError,
     StoreUnavailableError,
+    connect,
 )
+from ibgateway.client.lifeline import Lifeline
 from scripted_broker import (
     Refusal,
+    ScriptedBroker,
     eventually,
     session,
 )
-from scripted_session import Peer
+from scripted_session import Peer, opened
 
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
@@ -100,3 +104,63 @@ async def test_a_close_that_finds_no_session_has_found_its_end(peer: Peer, broke
         await held.close()
     assert held.ended
     await held.wait_ended()
+
+
+# -- what is kept ------------------------------------------------------------------
+
+
+def lifelines() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Lifeline) for thing in gc.get_objects())
+
+
+async def test_nothing_is_kept_of_sessions_that_have_ended(peer: Peer, broker: Broker) -> None:
+    async def anew(_: Any, __: Any) -> Any:
+        peer.__init__(peer.scripted)  # type: ignore[misc]
+        return opened()
+
+    before = lifelines()
+    for by_others in (True, False) * 3:
+        peer.scripted.on("OpenSession", anew)
+        held = await broker.open_session(client_id=7)
+        if by_others:
+            await eventually(lambda: peer.scripted.open_streams)
+            peer.tell("DISCONNECTED", close_reason="LEASE_EXPIRED")
+            await held.wait_ended()
+        else:
+            await held.close()
+        await eventually(lambda: not peer.scripted.open_streams)
+    del held
+    await eventually(lambda: lifelines() == before)
+
+
+async def test_what_is_opened_while_the_broker_closes_is_closed_too(
+    peer: Peer, scripted: ScriptedBroker
+) -> None:
+    close, answer = asyncio.Event(), asyncio.Event()
+
+    async def late(_: Any, __: Any) -> Any:
+        await answer.wait()
+        return opened()
+
+    async def slow(_: Any, __: Any) -> Any:
+        answer.set()
+        await close.wait()
+        return pb.CloseSessionResponse(session=session(state="DISCONNECTED", sequence=9))
+
+    async with connect(scripted.address) as broker:
+        await broker.open_session(client_id=7)
+        scripted.on("OpenSession", late)
+        scripted.on("CloseSession", slow)
+        opening = asyncio.create_task(_open(broker))
+        await eventually(lambda: len(scripted.requests("OpenSession")) == 2)
+        closing = asyncio.create_task(broker.close())
+        held = await opening
+        close.set()
+        await closing
+    assert len(peer.closes()) == 2
+    assert held.ended
+
+
+async def _open(broker: Broker) -> Any:
+    return await broker.open_session(client_id=7)

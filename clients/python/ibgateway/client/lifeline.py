@@ -47,6 +47,7 @@ class Lifeline:
         interruption: why nothing is known of the session now; None if it is followed.
         renewal_error: why the last renewal failed; None if it did not.
     """
+        on_finish: called once the session has ended and nothing is left to be done.
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Lifeline:
 
     @property
     def info(self) -> SessionInfo:
+        self.on_finish: Callable[[], None] | None = None
         """The session as it was last seen."""
         return self._info
 
@@ -210,7 +212,7 @@ class Lifeline:
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"ibgateway-{name}-{self._info.session_id}")
-        task.add_done_callback(_report)
+        task.add_done_callback(self._has_ended)
         self._tasks.append(task)
 
     def _set(self, info: SessionInfo) -> None:
@@ -226,6 +228,13 @@ class Lifeline:
             self._tell_end()
 
     def _tell_end(self) -> None:
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            # A bug of ours.
+            logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())
+        if self.is_over and all(each.done() for each in self._tasks) and self.on_finish is not None:
+            self.on_finish()
+
         self._pulse()
         self._lease_changed.set()
         if not self.is_over_by_others:
@@ -347,9 +356,3 @@ class Lifeline:
 def _patience(ttl: float | None) -> float:
     """Seconds for one renewal: a part of the lease, so that there is time for another."""
     return 10.0 if ttl is None else min(10.0, max(0.5, ttl / _RENEWALS))
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A task that dies of a bug of ours is heard."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())
