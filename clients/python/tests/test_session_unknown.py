@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 from typing import Any
 
 import grpc
@@ -13,24 +14,109 @@ import pytest
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from ibgateway.client import (
     Broker,
+    BrokerClosedError,
+    PermissionDeniedError,
     SessionEndedError,
     SessionNotFoundError,
+    SessionState,
     StoreUnavailableError,
+    UnauthenticatedError,
     connect,
 )
 from ibgateway.client.lifeline import Lifeline
 from scripted_broker import (
     Refusal,
     ScriptedBroker,
+    complete,
+    event,
     eventually,
+    quiet,
     session,
+    snapshot,
+    told,
 )
-from scripted_session import Peer, opened
+from scripted_session import FIRST, Peer, opened
 
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 DENIED = Refusal(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
 AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+
+
+# -- refused -----------------------------------------------------------------------
+
+
+async def test_a_handle_whose_caller_is_refused_says_so_and_follows_again(
+    peer: Peer, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = session(state="RECONNECTING", sequence=3)
+    peer.scripted.on(
+        "WatchSessions",
+        told(snapshot(session()), complete(FIRST), UNKNOWN),
+        told(UNKNOWN),
+        quiet(snapshot(now), complete(FIRST + 1)),
+    )
+    async with broker.open_session(client_id=7) as held:
+        await eventually(lambda: held.interruption)
+        for wait in (held.wait_connected, held.wait_ended):
+            with pytest.raises(UnauthenticatedError):
+                async with asyncio.timeout(2):
+                    await wait()
+        await eventually(lambda: held.interruption is None)
+        assert held.state is SessionState.RECONNECTING
+        with pytest.raises(TimeoutError):
+            await held.wait_connected(timeout=0.05)
+    said = [record.message for record in caplog.records if "follow" in record.message]
+    assert len(said) == 2, "the refusal once, and that it is over"
+
+
+async def test_who_waits_when_the_caller_is_refused_is_told(peer: Peer, broker: Broker) -> None:
+    refuse = asyncio.Event()
+
+    async def stream(_: Any, __: Any) -> Any:
+        yield snapshot(session(state="RECONNECTING", sequence=3))
+        yield complete(FIRST)
+        await refuse.wait()
+        yield DENIED
+
+    peer.scripted.on("WatchSessions", stream, told(DENIED))
+    async with broker.open_session(client_id=7) as held:
+        await eventually(lambda: held.state is SessionState.RECONNECTING)
+        waits = [asyncio.create_task(wait) for wait in (held.wait_connected(), held.wait_ended())]
+        await asyncio.sleep(0.02)
+        refuse.set()
+        for waiting in waits:
+            with pytest.raises(PermissionDeniedError):
+                async with asyncio.timeout(2):
+                    await waiting
+
+
+async def test_what_was_void_is_forgotten_by_who_follows_again(peer: Peer, broker: Broker) -> None:
+    peer.scripted.on(
+        "WatchSessions",
+        told(
+            snapshot(session()),
+            complete(FIRST),
+            event(FIRST, 3, state="RECONNECTING", persisted=False),
+            UNKNOWN,
+        ),
+        quiet(snapshot(session()), complete(FIRST)),
+    )
+    async with broker.open_session(client_id=7) as held:
+        await eventually(lambda: held.interruption)
+        await eventually(lambda: held.interruption is None)
+        await eventually(lambda: held.state is SessionState.CONNECTED)
+
+
+async def test_a_handle_that_is_followed_no_longer_does_not_say_connected(
+    peer: Peer, broker: Broker
+) -> None:
+    async with broker.open_session(client_id=7, keep_open=True) as held:
+        await held.wait_connected(timeout=1)
+    assert isinstance(held.interruption, BrokerClosedError)
+    with pytest.raises(BrokerClosedError, match="followed no longer"):
+        await held.wait_connected(timeout=1)
 
 
 # -- a close that fails ------------------------------------------------------------
