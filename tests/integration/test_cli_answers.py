@@ -29,6 +29,7 @@ from ibgateway.broker.v1 import (
 from ibgateway.broker.v1 import session_service_pb2 as pb
 
 from broker.cli.root import app
+from broker.rpc import session_service
 from broker.simulator.gateway import SimulatedGateway
 from tests.harness import Client, eventually, serving
 from tests.program import (
@@ -131,6 +132,26 @@ async def test_a_long_list_can_be_read_page_by_page(client: Client) -> None:
     assert (found, pages) == ([11, 12, 13, 14, 15], 3)
     people = await ask("sessions", "list", "--limit", "2", *at)
     assert people.err.startswith("There are more: --page-token ")
+
+
+async def test_pages_that_are_shorter_than_asked_for_hide_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_service, "LARGEST_ANSWER", 1)
+    at = ("--broker", client.running.grpc_address, "-o", "json")
+    for client_id in range(11, 16):
+        session = await client.open(client_id=client_id)
+
+    async def ids(*arguments: str) -> tuple[list[int], str]:
+        page = json.loads((await ask("sessions", "list", *arguments, *at)).out)
+        return [each["client_id"] for each in page["sessions"]], page["next_page_token"]
+
+    assert await ids() == ([11, 12, 13, 14, 15], "")
+    first, token = await ids("--limit", "3")
+    assert first == [11, 12, 13]
+    assert await ids("--limit", "3", "--page-token", token) == ([14, 15], "")
+    history = (await ask("sessions", "history", session.session_id, *at)).out.splitlines()
+    assert [json.loads(line)["sequence"] for line in history] == ["1", "2"]
 
 
 async def test_an_open_that_is_repeated_says_that_it_is_the_same_session(client: Client) -> None:

@@ -346,6 +346,13 @@ def quiet(*messages: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
     return stream
 
 
+async def open_and_quiet(_: Any, context: Any) -> AsyncIterator[Any]:
+    """A stream that is open, and says nothing."""
+    await context.send_initial_metadata(())
+    await asyncio.sleep(60)
+    yield bookmark(10)
+
+
 def idle(*messages: Any, revision: int, every: float = 0.05) -> Callable[[Any, Any], Any]:
     """A stream of these messages, and then a bookmark now and then."""
 

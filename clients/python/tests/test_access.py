@@ -169,6 +169,34 @@ async def test_a_revoked_token_ends_its_watch_and_another_continues_it(trial: Tr
             assert item.session_id == session.session_id
 
 
+async def test_a_handle_whose_token_is_gone_for_a_while_follows_again(trial: Trial) -> None:
+    access = trial.directory / "access"
+    token = command(
+        *("access", "token", "add", "desk", "--role", "trader", "--file", str(access))
+    ).strip()
+    known = access.read_text()
+
+    async def is_known() -> bool:
+        try:
+            return bool(await desk.info())
+        except UnauthenticatedError:
+            return False
+
+    async with trial.connect(token=token) as desk:
+        await eventually(is_known)
+        # Its lease outlasts the time without a token.
+        async with desk.open_session(lease_ttl=12) as session:
+            command("access", "token", "revoke", "desk", "--file", str(access))
+            await eventually(lambda: session.interruption, 10)
+            await eventually(lambda: session.renewal_error, 10)
+            with pytest.raises(UnauthenticatedError):
+                await session.wait_ended()
+            access.write_text(known)
+            await eventually(lambda: session.interruption is None, 10)
+            await eventually(lambda: session.renewal_error is None, 10)
+            assert (await session.wait_connected(timeout=5)).state is SessionState.CONNECTED
+
+
 async def _consume(watch: Any) -> None:
     async for _ in watch:
         pass

@@ -109,13 +109,13 @@ async def test_lists_are_fetched_page_by_page(scripted: ScriptedBroker) -> None:
     async with connect(scripted.address) as broker:
         found = [
             info.session_id
-            async for info in broker.list_sessions(labels={"desk": "fx"}, page_size=2)
+            async for info in broker.list_sessions(labels={"desk": "fx"}, page_size=9)
         ]
     assert found == ["a", "b", "c"]
     first, second = scripted.requests("ListSessions")
     assert (first.page_token, second.page_token) == ("", "more")
     assert dict(second.labels) == {"desk": "fx"}
-    assert second.page_size == 2
+    assert second.page_size == 9
 
 
 async def test_histories_are_fetched_page_by_page(scripted: ScriptedBroker) -> None:

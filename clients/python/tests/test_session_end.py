@@ -306,11 +306,13 @@ async def test_an_end_that_was_void_is_forgotten_with_the_stream(
     peer: Peer, broker: Broker
 ) -> None:
     async with broker.open_session(client_id=7) as held:
-        await eventually(lambda: peer.scripted.open_streams)
+        # Once this is known, what follows comes as an event.
+        peer.tell("CONNECTED", generation=4)
+        await eventually(lambda: held.generation == 4)
         peer.tell("RECONNECTING", persisted=False)
         await eventually(lambda: held.state is SessionState.RECONNECTING)
-        # The broker dies with it, and what its successor finds is another third event.
-        peer.scripted.on("WatchSessions", quiet(event(11, 3, state="CONNECTED", generation=5)))
+        # The broker dies with it, and what its successor finds is another fourth event.
+        peer.scripted.on("WatchSessions", quiet(event(12, 4, state="CONNECTED", generation=5)))
         await peer.scripted.restart()
         await eventually(lambda: held.generation == 5)
 

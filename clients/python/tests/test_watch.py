@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,7 +24,6 @@ from ibgateway.client import (
     InvalidArgumentError,
     Notice,
     Reset,
-    Resumed,
     SessionEvent,
     SessionState,
     SlowConsumerError,
@@ -44,12 +42,11 @@ from scripted_broker import (
     ScriptedBroker,
     bookmark,
     complete,
-    controlled,
     draining,
     event,
     eventually,
-    idle,
     kinds,
+    open_and_quiet,
     quiet,
     reset,
     session,
@@ -384,12 +381,7 @@ async def test_what_no_wait_will_change_is_raised(
 async def test_a_stream_that_is_open_again_but_quiet_has_resumed(
     scripted: ScriptedBroker, broker: Broker
 ) -> None:
-    async def opened(_: Any, context: Any) -> AsyncIterator[Any]:
-        await context.send_initial_metadata(())
-        await asyncio.sleep(60)
-        yield bookmark(10)
-
-    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), opened)
+    scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), open_and_quiet)
     async with broker.watch(silence=5) as watch:
         items = await take(watch, 4)
         assert kinds(items[2:]) == ["Interrupted", "Resumed"]
@@ -410,31 +402,6 @@ async def test_a_stream_that_is_refused_as_soon_as_it_is_open_has_not_resumed(
     async with broker.watch() as watch:
         items = await take(watch, 5)
     assert kinds(items[2:]) == ["Interrupted", "Resumed", "Bookmark"]
-
-
-# -- silence -----------------------------------------------------------------------
-
-
-async def test_a_stream_that_is_silent_is_dead_and_resumed(
-    scripted: ScriptedBroker, broker: Broker
-) -> None:
-    scripted.on("WatchSessions", quiet(*HEAD), quiet(event(11, 3)))
-    async with broker.watch(silence=0.2) as watch:
-        items = await take(watch, 5)
-        assert "has sent nothing for 0.2 s" in items[2].error.message
-        assert items[4].sequence == 3
-        await eventually(lambda: scripted.open_streams == 1)
-    assert tokens(scripted) == ["", "t10"]
-
-
-async def test_a_stream_that_says_that_nothing_happens_lives(
-    scripted: ScriptedBroker, broker: Broker
-) -> None:
-    scripted.on("WatchSessions", idle(*HEAD, revision=10, every=0.05))
-    async with broker.watch(silence=0.5) as watch:
-        items = await take(watch, 20)
-    assert kinds(items[2:]) == ["Bookmark"] * 18
-    assert len(tokens(scripted)) == 1
 
 
 # -- proof -------------------------------------------------------------------------
@@ -467,99 +434,6 @@ async def test_a_provisional_event_is_told_and_superseded(
         [item] = await take(watch, 1)
         assert item.persisted
         assert watch.sessions[SESSION_ID].state is SessionState.CONNECTED
-
-
-# -- ends --------------------------------------------------------------------------
-
-
-async def test_to_cancel_the_wait_for_an_item_loses_nothing(
-    scripted: ScriptedBroker, broker: Broker
-) -> None:
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-    scripted.on("WatchSessions", controlled(queue, *HEAD))
-    async with broker.watch() as watch:
-        await take(watch, 2)
-        for number in range(1, 6):
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(anext(watch), 0.02)
-            queue.put_nowait(event(10 + number, 2 + number))
-            [item] = await take(watch, 1)
-            assert item.sequence == 2 + number
-    assert len(tokens(scripted)) == 1, "the stream has stayed"
-
-
-async def test_to_cancel_the_wait_for_a_retry_does_not_begin_it_anew(
-    scripted: ScriptedBroker, broker: Broker
-) -> None:
-    away = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=0.4)
-    scripted.on("WatchSessions", told(*HEAD, away), quiet(bookmark(10)))
-    async with broker.watch() as watch:
-        await take(watch, 3)
-        begin = time.monotonic()
-        while True:
-            try:
-                item = await asyncio.wait_for(anext(watch), 0.05)
-            except TimeoutError:
-                continue
-            break
-        assert isinstance(item, Resumed)
-        assert 0.3 < time.monotonic() - begin < 1.5
-
-
-async def test_closing_ends_its_iteration(scripted: ScriptedBroker, broker: Broker) -> None:
-    scripted.on("WatchSessions", quiet(*HEAD))
-    watch = broker.watch()
-    seen: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def iterate() -> None:
-        async for item in watch:
-            seen.put_nowait(item)
-
-    iterating = asyncio.create_task(iterate())
-    await eventually(lambda: seen.qsize() == 2)
-    await watch.close()
-    await watch.close()
-    async with asyncio.timeout(5):
-        await iterating
-    await eventually(lambda: not scripted.open_streams)
-
-
-async def test_its_block_ends_its_stream(scripted: ScriptedBroker, broker: Broker) -> None:
-    scripted.on("WatchSessions", quiet(*HEAD))
-    async with broker.watch() as watch:
-        async for _ in watch:
-            break
-        assert scripted.open_streams == 1
-    await eventually(lambda: not scripted.open_streams)
-
-
-async def test_one_that_is_dropped_ends_its_stream(
-    scripted: ScriptedBroker, broker: Broker
-) -> None:
-    scripted.on("WatchSessions", quiet(*HEAD))
-    async for _ in broker.watch():
-        break
-    await eventually(lambda: not scripted.open_streams)
-    # Also if the wait for its next item was cancelled.
-    dropped: Watch | None = broker.watch()
-    assert dropped is not None
-    await take(dropped, 2)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(dropped), 0.02)
-    dropped = None
-    gc.collect()
-    await eventually(lambda: not scripted.open_streams)
-
-
-async def test_two_tasks_cannot_share_it(scripted: ScriptedBroker, broker: Broker) -> None:
-    scripted.on("WatchSessions", quiet(*HEAD))
-    async with broker.watch() as watch:
-        await take(watch, 2)
-        first = asyncio.create_task(take(watch, 1))
-        await asyncio.sleep(0.02)
-        with pytest.raises(RuntimeError, match="another task"):
-            await anext(watch)
-        first.cancel()
 
 
 async def test_a_burst_is_read_in_order(scripted: ScriptedBroker, broker: Broker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,7 @@ class Broker(SessionCalls):
         super().__init__(connection)
         self._gateways = Gateways(connection)
         self._lifelines: set[Lifeline] = set()
+        self._is_closing = False
 
     def __repr__(self) -> str:
         return f"<Broker {self.address}{' closed' if self._connection.is_closed else ''}>"
@@ -214,6 +216,7 @@ class Broker(SessionCalls):
             )
 
         async def open_() -> tuple[Session, Lifeline]:
+            self._require_open()
             response = await send(request())
             info = conversion.session(response.session)
             return self._hold(info, created=response.created, keep_open=keep_open)
@@ -275,6 +278,7 @@ class Broker(SessionCalls):
             )
 
         async def open_() -> tuple[Session, Lifeline]:
+            self._require_open()
             return self._hold(await find(), created=False, keep_open=keep_open)
 
         async def validate() -> None:
@@ -337,19 +341,23 @@ class Broker(SessionCalls):
     async def close(self) -> None:
         """Close the sessions that were opened by ``await`` and not detached, then the connection.
 
-        Calls that are under way, and watches, end with BrokerClosedError. A session that cannot be
-        closed is told in the log. Closing twice is no error.
+        No other can be opened from now on. Calls that are under way then, and watches, end with
+        BrokerClosedError. A session that cannot be closed is told in the log. Closing twice is no
+        error.
 
         Cancellation leaves nothing behind but sessions that end with their leases.
         """
-        lifelines = list(self._lifelines)
-        self._lifelines.clear()
+        self._is_closing = True
         try:
-            async with asyncio.TaskGroup() as group:
-                for lifeline in lifelines:
-                    group.create_task(
-                        _leave(lifeline), name=f"ibgateway-leave-{lifeline.info.session_id}"
-                    )
+            # Also those whose opens are answered meanwhile.
+            while self._lifelines:
+                lifelines = list(self._lifelines)
+                async with asyncio.TaskGroup() as group:
+                    for lifeline in lifelines:
+                        group.create_task(
+                            _leave(lifeline), name=f"ibgateway-leave-{lifeline.info.session_id}"
+                        )
+                self._lifelines.difference_update(lifelines)
         finally:
             await self._connection.close()
 
@@ -364,6 +372,10 @@ class Broker(SessionCalls):
     ) -> None:
         await self.close()
 
+    def _require_open(self) -> None:
+        if self._is_closing:
+            raise self._connection.closed_error()
+
     def _hold(
         self, info: SessionInfo, *, created: bool, keep_open: bool
     ) -> tuple[Session, Lifeline]:
@@ -371,6 +383,9 @@ class Broker(SessionCalls):
         lifeline = Lifeline(self, info, keep_open=keep_open, chance=self._connection.chance)
         if info.is_final:
             raise lifeline.ended_error()
+        if self._connection.is_closed:
+            raise self._connection.closed_error()
+        lifeline.on_finish = functools.partial(self._lifelines.discard, lifeline)
         lifeline.start()
         self._lifelines.add(lifeline)
         return Session(self._connection, self, lifeline, created=created), lifeline

@@ -26,6 +26,8 @@ logger = logging.getLogger("ibgateway.client")
 _RENEWALS: Final = 3
 """Renewals within the time of one lease."""
 _BACKOFF: Final = Backoff(initial=0.5, maximum=5.0)
+_REFUSED: Final = Backoff(initial=0.5, maximum=30.0)
+"""Only a human can change a refusal."""
 
 
 class Lifeline:
@@ -33,7 +35,8 @@ class Lifeline:
 
     Two tasks, until `stop` or the session's end: one follows the session, one renews its lease at a
     third of the time that was granted. Neither gives up while it is unknown whether the session
-    lives: a broker that restarts takes its sessions up, and their leases begin anew.
+    lives: a broker that restarts takes its sessions up, and their leases begin anew; a caller that
+    is refused may be let in again.
 
     Args:
         calls: to the broker.
@@ -44,6 +47,7 @@ class Lifeline:
     Attributes:
         keep_open: whether `leave` leaves it open.
         on_end: called once, when somebody else has ended the session.
+        on_finish: called once the session has ended and nothing is left to be done.
         interruption: why nothing is known of the session now; None if it is followed.
         renewal_error: why the last renewal failed; None if it did not.
     """
@@ -68,8 +72,11 @@ class Lifeline:
         # Events that were not persisted are void when the broker dies.
         self._may_fall_back = False
         self._is_closing = False
+        # Why who waits would wait for nothing.
+        self._refusal: BrokerError | None = None
         self.keep_open = keep_open
         self.on_end: Callable[[], None] | None = None
+        self.on_finish: Callable[[], None] | None = None
         self.interruption: BrokerError | None = None
         self.renewal_error: BrokerError | None = None
 
@@ -86,7 +93,8 @@ class Lifeline:
     @property
     def is_over_by_others(self) -> bool:
         """Whether somebody else has ended it."""
-        return self.is_over and not self._is_closing
+        is_ours = self._is_gone or self._info.close_reason == "CLOSE_REQUESTED"
+        return self.is_over and not (self._is_closing and is_ours)
 
     def ended_error(self) -> SessionEndedError:
         """Why nothing can be done with the session any more."""
@@ -123,6 +131,8 @@ class Lifeline:
         Cancellation leaves no task behind.
         """
         self._is_stopped = True
+        if not self.is_over:
+            self.interruption = self._stopped_error()
         for task in self._tasks:
             task.cancel()
         self._pulse()
@@ -133,15 +143,23 @@ class Lifeline:
         self, *, reason: str, timeout: float | None, correlation_id: str | None = None
     ) -> None:
         """End the session; see `Session.close`."""
-        self._is_closing = True
-        self.learn(
-            await self._calls.close_session(
+        # What others have ended stays theirs.
+        self._is_closing = self._is_closing or not self.is_over
+        try:
+            info = await self._calls.close_session(
                 self._info.session_id,
                 reason=reason,
                 timeout=timeout,
                 correlation_id=correlation_id,
             )
-        )
+        except SessionNotFoundError:
+            self.lose()
+            raise
+        except BaseException:
+            # Nobody knows whether it closes: whatever ends it from now on is news.
+            self._is_closing = self._is_closing and self.is_over
+            raise
+        self.learn(info)
         await self.stop()
 
     async def leave(self, *, timeout: float) -> None:
@@ -158,10 +176,8 @@ class Lifeline:
         try:
             if not self.is_over and not self._is_stopped and not self.keep_open:
                 await self.close(reason="its block has ended", timeout=timeout)
-                # Somebody else may have been first.
-                self._is_closing = self._info.close_reason == "CLOSE_REQUESTED"
         except SessionNotFoundError:
-            self.lose()
+            pass
         finally:
             await self.stop()
 
@@ -190,21 +206,34 @@ class Lifeline:
 
         Raises:
             BrokerClosedError: the session is followed no longer.
+            BrokerError: the caller is refused, so that nothing will be known.
 
         Cancellation is safe.
         """
         while not check():
             if self._is_stopped:
-                raise BrokerClosedError(
-                    f"session {self._info.session_id} is followed no longer: its block has ended, "
-                    "or its Broker was closed"
-                )
+                raise self._stopped_error()
+            if self._refusal is not None:
+                raise self._refusal.with_traceback(None)
             await self._changed.wait()
+
+    def _stopped_error(self) -> BrokerClosedError:
+        return BrokerClosedError(
+            f"session {self._info.session_id} is followed no longer: its block has ended, "
+            "or its Broker was closed"
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"ibgateway-{name}-{self._info.session_id}")
-        task.add_done_callback(_report)
+        task.add_done_callback(self._has_ended)
         self._tasks.append(task)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            # A bug of ours.
+            logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())
+        if self.is_over and all(each.done() for each in self._tasks) and self.on_finish is not None:
+            self.on_finish()
 
     def _set(self, info: SessionInfo) -> None:
         was_over = self.is_over
@@ -221,11 +250,12 @@ class Lifeline:
     def _tell_end(self) -> None:
         self._pulse()
         self._lease_changed.set()
-        if self._is_closing:
+        if not self.is_over_by_others:
             return
         logger.error("%s", self.ended_error())
-        if self.on_end is not None:
-            self.on_end()
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
 
     def _pulse(self) -> None:
         self._changed.set()
@@ -233,33 +263,50 @@ class Lifeline:
 
     async def _follow(self) -> None:
         """Follow the session until it has ended."""
-        session_id, gaps = self._info.session_id, 0
+        failures = 0
         while not self.is_over:
             try:
-                async with self._calls.watch(session_ids=[session_id], include_final=True) as watch:
-                    async for item in watch:
-                        self.interruption = watch.interruption
-                        match item:
-                            case Snapshot() | SessionEvent():
-                                self._told(item.session)
-                            case SnapshotComplete() if session_id not in watch.sessions:
-                                self.lose()
-                            case Interrupted():
-                                self._may_fall_back = True
-                        self._pulse()
-                        if self.is_over:
-                            return
-            except WatchGapError as error:
-                logger.error("%s", error)
-                self.interruption = error
-                gaps += 1
-                await self._pause(gaps)
+                await self._watch()
             except BrokerClosedError:
                 return
             except BrokerError as error:
-                logger.error("session %s is not followed any more: %s", session_id, error)
+                failures += 1
+                self._may_fall_back = True
                 self.interruption = error
-                return
+                if isinstance(error, WatchGapError):
+                    logger.error("%s", error)
+                else:
+                    self._refuse(error)
+                self._pulse()
+                await self._pause(failures, _BACKOFF if self._refusal is None else _REFUSED)
+
+    async def _watch(self) -> None:
+        session_id = self._info.session_id
+        async with self._calls.watch(session_ids=[session_id], include_final=True) as watch:
+            async for item in watch:
+                self.interruption = watch.interruption
+                if self._refusal is not None:
+                    self._refusal = None
+                    logger.info("session %s is followed again", session_id)
+                match item:
+                    case Snapshot() | SessionEvent():
+                        self._told(item.session)
+                    case SnapshotComplete() if session_id not in watch.sessions:
+                        self.lose()
+                    case Interrupted():
+                        self._may_fall_back = True
+                self._pulse()
+                if self.is_over:
+                    return
+
+    def _refuse(self, error: BrokerError) -> None:
+        if self._refusal is None:
+            logger.error(
+                "session %s is not followed, since its caller is refused; trying again: %s",
+                self._info.session_id,
+                error,
+            )
+        self._refusal = error
 
     def _told(self, info: SessionInfo) -> None:
         if info.sequence >= self._info.sequence or self._may_fall_back:
@@ -318,11 +365,12 @@ class Lifeline:
         except BrokerError as error:
             self._warn(error)
 
-    async def _pause(self, failures: int) -> None:
+    async def _pause(self, failures: int, backoff: Backoff = _BACKOFF) -> None:
         if self.is_over:
             return
-        delay = _BACKOFF.delay(failures - 1, retry_after=None, chance=self._chance())
-        await asyncio.sleep(min(delay, (self._info.lease_ttl or delay) / _RENEWALS))
+        delay = backoff.delay(failures - 1, retry_after=None, chance=self._chance())
+        ttl = self._info.lease_ttl
+        await asyncio.sleep(delay if ttl is None else min(delay, ttl / _RENEWALS))
 
     def _warn(self, error: BrokerError) -> None:
         if self.renewal_error is None:
@@ -339,9 +387,3 @@ class Lifeline:
 def _patience(ttl: float | None) -> float:
     """Seconds for one renewal: a part of the lease, so that there is time for another."""
     return 10.0 if ttl is None else min(10.0, max(0.5, ttl / _RENEWALS))
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A task that dies of a bug of ours is heard."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())

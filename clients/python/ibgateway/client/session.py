@@ -118,8 +118,9 @@ class Session:
 
     @property
     def interruption(self) -> BrokerError | None:
-        """Why nothing is known of the session for now, so that `info` is as it was before; None
-        while it is followed.
+        """Why nothing is known of the session for now, so that `info` is as it was before: the
+        broker cannot be reached, or refuses the caller, or the block has ended and the session
+        lives. None while it is followed.
         """
         return self._lifeline.interruption
 
@@ -135,6 +136,8 @@ class Session:
 
         Raises:
             BrokerClosedError: the block has ended, or the Broker was closed, and the session lives.
+            UnauthenticatedError, PermissionDeniedError, UnexpectedAnswerError: the caller is
+                refused, so that no end would be known. The handle tries again by itself.
 
         Cancellation is safe.
         """
@@ -150,7 +153,8 @@ class Session:
         Raises:
             SessionEndedError: it has ended.
             TimeoutError: it has taken longer.
-            BrokerClosedError: as `wait_ended`.
+            BrokerClosedError, UnauthenticatedError, PermissionDeniedError, UnexpectedAnswerError:
+                as `wait_ended`.
 
         Cancellation is safe.
         """

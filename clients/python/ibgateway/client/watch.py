@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -47,6 +48,8 @@ _STEADY: Final = 10.0
 """Seconds that a stream must have lived to count as one that works."""
 _SETTLED: Final = 0.5
 """Seconds that a stream must have been open to count as resumed, unless it says something."""
+_LATE: Final = 0.5
+"""Seconds more for a stream that is silent: if this process was stopped, what it has said waits."""
 _LAST_READ: Final = 5.0
 """Seconds for the last read of a stream to end, once it is cancelled."""
 _REFUSALS: Final = frozenset(
@@ -73,7 +76,8 @@ class Watch:
         connection: to the broker.
         wanted: which sessions.
         resume_token: where to continue; empty begins with a snapshot.
-        silence: seconds without a message after which a stream is given up.
+        silence: seconds without a message after which a stream is given up, however often the wait
+            for it is cancelled.
         give_up_after: seconds of an outage after which its error is raised; None never.
         correlation_id: a UUID4; None makes one.
         ended: gives the one session that is watched once it has ended; its iteration ends then.
@@ -106,6 +110,9 @@ class Watch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stream: _Stream | None = None
         self._reading: asyncio.Task[object] | None = None
+        # The last read of a stream that was given up.
+        self._left: asyncio.Task[object] | None = None
+        self._pause: asyncio.Timeout | None = None
         self._is_closed = False
         self._is_busy = False
         # Read already, but not told: something else must be told before it.
@@ -114,6 +121,8 @@ class Watch:
         self._told_message: pb.WatchSessionsResponse | None = None
         # Times are by the loop's clock.
         self._opened_at: float | None = None
+        self._reading_since = 0.0
+        self._late_until: float | None = None
         self._lost: BrokerError | None = None
         self._lost_at = 0.0
         self._retry_at = 0.0
@@ -185,7 +194,8 @@ class Watch:
                     return item
             raise StopAsyncIteration
         except BrokerError:
-            await self.close()
+            self._is_closed = True
+            self._give_up()
             raise
         finally:
             self._is_busy = False
@@ -193,7 +203,11 @@ class Watch:
     async def close(self) -> None:
         """End the stream; the iteration ends. Closing twice is no error. Cancellation is safe."""
         self._is_closed = True
-        await self._drop()
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.reschedule(asyncio.get_running_loop().time())
+        self._give_up()
+        await self._left_behind()
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,7 +234,9 @@ class Watch:
                 await self._open()
             message = self._held if self._held is not None else await self._message()
         except BrokerError as error:
-            return await self._lose(error)
+            return self._lose(error)
+        if self._is_closed:
+            return None
         self._held = message
         if self._lost is not None:
             logger.info("a watch has resumed after an interruption")
@@ -238,9 +254,17 @@ class Watch:
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        await self._left_behind()
         wait = self._retry_at - self._loop.time()
         if wait > 0:
-            await self._connection.pause(wait)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None) as self._pause:
+                        await self._connection.pause(wait)
+            finally:
+                self._pause = None
+        if self._is_closed:
+            return
         self._reset = self._continuity.begin() or self._reset
         self._opened_at = None
         self._stream = self._connection.stream(
@@ -261,7 +285,9 @@ class Watch:
         stream, is_open = self._stream, self._opened_at is not None
         if stream is None:
             return None
+        loop = asyncio.get_running_loop()
         if self._reading is None:
+            self._reading_since, self._late_until = loop.time(), None
             self._reading = asyncio.create_task(
                 _outcome(stream.read() if is_open else stream.wait_for_connection()),
                 name="ibgateway-watch-read",
@@ -269,10 +295,14 @@ class Watch:
         reading = self._reading
         # A broker answers a stream at once; one that cannot serve it says so right after that.
         settling = is_open and self._lost is not None
-        done, _ = await asyncio.wait({reading}, timeout=_SETTLED if settling else self._silence)
-        if self._is_closed or (settling and not done):
+        limit = self._reading_since + (_SETTLED if settling else self._silence)
+        await asyncio.wait({reading}, timeout=max(limit - loop.time(), 0.0))
+        if not reading.done() and not settling:
+            self._late_until = self._late_until or loop.time() + _LATE
+            await asyncio.wait({reading}, timeout=max(self._late_until - loop.time(), 0.0))
+        if self._is_closed or (settling and not reading.done()):
             return None
-        if not done:
+        if not reading.done():
             raise BrokerUnreachableError(
                 f"the broker at {self._connection.address} has sent nothing for "
                 f"{self._silence:g} s, though it should say at least that nothing happens",
@@ -290,7 +320,7 @@ class Watch:
                 outcome, timeout=None, correlation_id=self._correlation_id
             ) from outcome
         if not is_open:
-            self._opened_at = asyncio.get_running_loop().time()
+            self._opened_at = loop.time()
             return await self._message()
         if outcome is grpc.aio.EOF:
             raise BrokerDrainingError(
@@ -300,9 +330,12 @@ class Watch:
             )
         return cast("pb.WatchSessionsResponse", outcome)
 
-    async def _lose(self, error: BrokerError) -> WatchItem | None:
-        """The stream is lost: say so, unless that was said, and decide when to try again."""
-        await self._drop()
+    def _lose(self, error: BrokerError) -> WatchItem | None:
+        """The stream is lost: say so, unless that was said, and decide when to try again.
+
+        It waits for nothing: a cancellation would take with it what is said.
+        """
+        self._give_up()
         if self._connection.is_closed:
             raise self._connection.closed_error()
         if _is_refusal(error):
@@ -325,16 +358,21 @@ class Watch:
         logger.warning("a watch was interrupted, it resumes by itself: %s", error)
         return Interrupted(error=error, retry_in=delay, token=self._continuity.token)
 
-    async def _drop(self) -> None:
-        """End the stream, and wait until nothing of it is left."""
+    def _give_up(self) -> None:
+        """End the stream; its last read ends soon after that."""
         stream, self._stream = self._stream, None
-        reading, self._reading = self._reading, None
         if stream is not None:
             stream.cancel()
-        if reading is not None:
-            await asyncio.wait({reading}, timeout=_LAST_READ)
-            if not reading.done():
-                reading.cancel()
+        if self._reading is not None:
+            self._left, self._reading = self._reading, None
+
+    async def _left_behind(self) -> None:
+        """Wait until nothing is left of a stream that was given up."""
+        left = self._left
+        if left is not None:
+            await asyncio.wait({left}, timeout=_LAST_READ)
+            left.cancel()
+            self._left = None
 
     def _is_last(self, item: WatchItem) -> bool:
         """Whether nothing will follow about the one session that is watched."""
