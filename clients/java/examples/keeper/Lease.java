@@ -6,11 +6,8 @@ import io.github.gatewaybroker.ibgateway.broker.v1.SessionServiceGrpc;
 import io.github.gatewaybroker.ibgateway.client.Backoff;
 import io.github.gatewaybroker.ibgateway.client.Broker;
 import io.github.gatewaybroker.ibgateway.client.BrokerClosedException;
-import io.github.gatewaybroker.ibgateway.client.BrokerException;
 import io.github.gatewaybroker.ibgateway.client.CancelledException;
 import io.github.gatewaybroker.ibgateway.client.InvalidArgumentException;
-import io.github.gatewaybroker.ibgateway.client.SessionEndedException;
-import io.github.gatewaybroker.ibgateway.client.SessionNotFoundException;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
 import java.util.Optional;
@@ -18,10 +15,11 @@ import java.util.concurrent.ThreadLocalRandom;
 
 /**
  * Renews the lease of a session at a third of what the broker grants, in a thread of its own, until
- * the session has ended or this is closed. It does not give up while it is unknown whether the
- * session lives: a broker that restarts takes its sessions up, and their leases begin anew.
+ * this is closed. It does not give up before: a broker that restarts takes its sessions up, and
+ * their leases begin anew, even one that the broker before it took for ended, if that was not on
+ * record yet.
  *
- * <p>That the session has ended is told by its watch.
+ * <p>That the session has ended is told by its watch; then it is time to close this.
  */
 public final class Lease implements AutoCloseable {
   private static final System.Logger LOG = System.getLogger("keeper");
@@ -64,12 +62,13 @@ public final class Lease implements AutoCloseable {
           ttl = ttl(renew());
           wait = third();
           failures = 0;
-        } catch (SessionEndedException | SessionNotFoundException | InvalidArgumentException over) {
-          LOG.log(Level.INFO, "its lease is renewed no longer: {0}", over.getMessage());
+        } catch (InvalidArgumentException none) {
+          LOG.log(Level.WARNING, "there is no lease to renew any more: {0}", none.getMessage());
           return;
         } catch (BrokerClosedException | CancelledException stop) {
           return;
-        } catch (BrokerException error) {
+        } catch (RuntimeException error) {
+          // Whatever it is: to give up would end the session.
           LOG.log(
               failures == 0 ? Level.WARNING : Level.DEBUG,
               "a lease could not be renewed; trying again: {0}",

@@ -43,6 +43,9 @@ public final class Watch implements AutoCloseable {
   /** Three times the interval at which a broker says that nothing has happened. */
   public static final Duration SILENCE = Duration.ofSeconds(30);
 
+  /** For spans without end: those that are added to System.nanoTime() must not overflow. */
+  private static final Duration LONGEST = Duration.ofDays(365);
+
   /** A stream that has lived for so long counts as one that works. */
   private static final Duration STEADY = Duration.ofSeconds(10);
 
@@ -89,7 +92,7 @@ public final class Watch implements AutoCloseable {
   public Watch(Broker broker, WatchSessionsRequest wanted, Duration silence) {
     this.broker = broker;
     this.wanted = wanted;
-    this.silence = silence;
+    this.silence = shorter(silence, LONGEST);
     this.continuity = new Continuity(wanted);
   }
 
@@ -114,7 +117,7 @@ public final class Watch implements AutoCloseable {
    *     wrong, or the caller is not, or no longer, known; or the broker's connection was closed
    */
   public Optional<Item> next(Duration within) throws InterruptedException {
-    long deadline = System.nanoTime() + within.toNanos();
+    long deadline = System.nanoTime() + shorter(within, LONGEST).toNanos();
     while (!isClosed) {
       Optional<Item> item;
       try {
@@ -172,7 +175,8 @@ public final class Watch implements AutoCloseable {
   }
 
   private void open(long deadline) throws InterruptedException {
-    long wait = Math.min(retryAt, deadline) - System.nanoTime();
+    long now = System.nanoTime();
+    long wait = Math.min(retryAt - now, deadline - now);
     if (wait > 0) {
       broker.pause(Duration.ofNanos(wait).plusMillis(1));
     }
@@ -230,8 +234,9 @@ public final class Watch implements AutoCloseable {
 
   /** The stream is lost: say so, unless that was said, and decide when to try again. */
   private Optional<Item> lose(BrokerException error) throws InterruptedException {
-    drop();
+    // Before anything has changed: after an interrupt the next call is told of the same loss.
     broker.pause(Duration.ZERO);
+    drop();
     if (isRefusal(error)) {
       throw error;
     }
@@ -242,6 +247,7 @@ public final class Watch implements AutoCloseable {
     Duration delay =
         Backoff.DEFAULT.delay(
             failures, error.retryAfter(), ThreadLocalRandom.current().nextDouble());
+    delay = shorter(delay, LONGEST);
     failures++;
     retryAt = now + delay.toNanos();
     BrokerException told = lost;
@@ -260,6 +266,10 @@ public final class Watch implements AutoCloseable {
       stream = null;
     }
     held = null;
+  }
+
+  private static Duration shorter(Duration one, Duration other) {
+    return one.compareTo(other) < 0 ? one : other;
   }
 
   private static boolean isRefusal(BrokerException error) {

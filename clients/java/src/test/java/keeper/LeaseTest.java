@@ -80,12 +80,23 @@ final class LeaseTest {
   }
 
   @Test
-  void itEndsWithTheSession() throws Exception {
-    peer.answers(RENEWED, fails(Errors.of(Code.ABORTED, "SESSION_CLOSED")));
+  void anEndThatMayNotBeOnRecordDoesNotEndIt() throws Exception {
+    peer.answers(
+        fails(Errors.of(Code.ABORTED, "SESSION_CLOSED")),
+        fails(Errors.of(Code.NOT_FOUND, "SESSION_NOT_FOUND")),
+        RENEWED);
     try (Lease lease = new Lease(broker, SESSION)) {
-      Eventually.holds(() -> !isRunning());
+      Eventually.holds(() -> peer.asked.size() >= 4);
     }
-    assertEquals(2, peer.asked.size());
+    assertTrue(!isRunning());
+  }
+
+  @Test
+  void aLeaseThatWasTakenAwayIsNotRenewed() throws Exception {
+    peer.answers(RENEWED, fails(Errors.of(Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")));
+    try (Lease lease = new Lease(broker, SESSION)) {
+      Eventually.holds(() -> peer.asked.size() == 2 && !isRunning());
+    }
   }
 
   @Test

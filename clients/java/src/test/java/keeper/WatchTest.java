@@ -15,6 +15,7 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.google.rpc.RetryInfo;
 import io.github.gatewaybroker.ibgateway.broker.v1.WatchSessionsRequest;
 import io.github.gatewaybroker.ibgateway.broker.v1.WatchSessionsResponse;
 import io.github.gatewaybroker.ibgateway.client.Broker;
@@ -26,6 +27,7 @@ import io.github.gatewaybroker.ibgateway.client.Eventually;
 import io.github.gatewaybroker.ibgateway.client.InvalidArgumentException;
 import io.github.gatewaybroker.ibgateway.client.ScriptedBroker;
 import io.github.gatewaybroker.ibgateway.client.SlowConsumerException;
+import io.github.gatewaybroker.ibgateway.client.StoreUnavailableException;
 import io.github.gatewaybroker.ibgateway.client.UnexpectedAnswerException;
 import io.github.gatewaybroker.ibgateway.client.WatchGapException;
 import io.grpc.Status;
@@ -34,12 +36,19 @@ import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.logging.Handler;
+import java.util.logging.Level;
+import java.util.logging.LogRecord;
+import java.util.logging.Logger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 @Timeout(20)
 final class WatchTest {
@@ -204,6 +213,64 @@ final class WatchTest {
     assertThrows(InterruptedException.class, this::next);
     caller.get().onNext(snapshot(ID, 2));
     assertTrue(told().hasSnapshot());
+    assertEquals(1, peer.asked.size());
+  }
+
+  @Test
+  void anInterruptInTheInstantOfALossHidesNothing() throws Exception {
+    peer.answers(
+        fails(Status.UNAVAILABLE.asRuntimeException(), snapshot(ID, 2), complete(10)),
+        tells(event(ID, 11, 3)));
+    told();
+    told();
+    // It is told of each read, after the wait and before the error.
+    Logger reads = Logger.getLogger("io.grpc.stub.BlockingClientCall");
+    Handler interrupts =
+        new Handler() {
+          @Override
+          public void publish(LogRecord ignored) {
+            Thread.currentThread().interrupt();
+          }
+
+          @Override
+          public void flush() {}
+
+          @Override
+          public void close() {}
+        };
+    reads.setLevel(Level.FINER);
+    reads.addHandler(interrupts);
+    try {
+      assertThrows(InterruptedException.class, this::next);
+    } finally {
+      reads.removeHandler(interrupts);
+      reads.setLevel(null);
+    }
+    assertInstanceOf(BrokerUnreachableException.class, lost());
+    assertInstanceOf(Item.Resumed.class, next());
+    assertEquals(3, told().getEvent().getSequence());
+  }
+
+  @ParameterizedTest
+  @ValueSource(longs = {Long.MAX_VALUE, Long.MAX_VALUE / 1_000_000_000})
+  void aWaitMayBeHuge(long seconds) throws Exception {
+    peer.answers(tells(snapshot(ID, 2)));
+    assertTrue(watch.next(Duration.ofSeconds(seconds)).isPresent());
+  }
+
+  @Test
+  void aBrokerMayAskForAHugeWait() throws Exception {
+    RetryInfo never =
+        RetryInfo.newBuilder()
+            .setRetryDelay(
+                com.google.protobuf.Duration.newBuilder().setSeconds(Long.MAX_VALUE).build())
+            .build();
+    peer.answers(
+        fails(
+            Errors.of(
+                Code.UNAVAILABLE, "x", Errors.info("STORE_UNAVAILABLE", Map.of()), never)));
+    assertInstanceOf(StoreUnavailableException.class, lost());
+    assertTrue(watch.next(Duration.ofMillis(300)).isEmpty());
     assertEquals(1, peer.asked.size());
   }
 

@@ -42,14 +42,19 @@ public record Backoff(Duration initial, Duration maximum) {
    * @param failures how many failures in a row came before this one
    * @param retryAfter what the broker asks for; empty if it does not
    * @param chance a random number, 0 to 1
-   * @return the wait
+   * @return the wait; its nanoseconds fit into a long
    */
   public Duration delay(int failures, Optional<Duration> retryAfter, double chance) {
     if (retryAfter.isPresent()) {
-      double asked = Math.max(initial.toMillis(), retryAfter.get().toMillis());
-      return Duration.ofMillis((long) (asked * (1 + chance / 4)));
+      double asked = Math.max(nanos(initial), nanos(retryAfter.get()));
+      return Duration.ofNanos((long) (asked * (1 + chance / 4)));
     }
-    double doubled = initial.toMillis() * Math.pow(2, Math.min(failures, MOST_DOUBLINGS));
-    return Duration.ofMillis((long) (Math.min(maximum.toMillis(), doubled) * (1 + chance) / 2));
+    double doubled = nanos(initial) * Math.pow(2, Math.min(failures, MOST_DOUBLINGS));
+    return Duration.ofNanos((long) (Math.min(nanos(maximum), doubled) * (1 + chance) / 2));
+  }
+
+  /** As a number that does not overflow. */
+  private static double nanos(Duration span) {
+    return span.getSeconds() * 1e9 + span.getNano();
   }
 }

@@ -15,7 +15,7 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ClientCalls;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
-import java.util.Locale;
+import java.time.temporal.ChronoUnit;
 import java.util.Objects;
 import java.util.UUID;
 import java.util.concurrent.CountDownLatch;
@@ -130,7 +130,7 @@ public final class Broker implements AutoCloseable {
    *     suppressed
    */
   public <Q, A> A call(MethodDescriptor<Q, A> method, Q request, Duration timeout) {
-    Duration whole = timeout.compareTo(LONGEST) < 0 ? timeout : LONGEST;
+    Duration whole = bounded(timeout);
     long deadline = System.nanoTime() + whole.toNanos();
     boolean idempotent = Methods.isIdempotent(method, request);
     CallOptions options =
@@ -140,7 +140,7 @@ public final class Broker implements AutoCloseable {
       Duration left = Duration.ofNanos(deadline - System.nanoTime());
       try {
         CallOptions within = options.withDeadlineAfter(left.toNanos(), TimeUnit.NANOSECONDS);
-        A answer = tryOnce(method, request, within, timeout);
+        A answer = tryOnce(method, request, within, whole);
         isTroubled.set(false);
         return answer;
       } catch (BrokerException error) {
@@ -154,7 +154,11 @@ public final class Broker implements AutoCloseable {
         }
         before = error;
         Level level = isTroubled.getAndSet(true) ? Level.INFO : Level.WARNING;
-        LOG.log(level, "{0}; trying again in {1}", error.getMessage(), delay);
+        LOG.log(
+            level,
+            "{0}; trying again in {1}",
+            error.getMessage(),
+            delay.truncatedTo(ChronoUnit.MILLIS));
         try {
           pause(delay);
         } catch (InterruptedException interrupt) {
@@ -184,7 +188,7 @@ public final class Broker implements AutoCloseable {
    * @throws InterruptedException if the thread was interrupted
    */
   public void pause(Duration delay) throws InterruptedException {
-    if (closed.await(delay.toMillis(), TimeUnit.MILLISECONDS)) {
+    if (closed.await(bounded(delay).toNanos(), TimeUnit.NANOSECONDS)) {
       throw closedError(null);
     }
   }
@@ -231,6 +235,14 @@ public final class Broker implements AutoCloseable {
     return backoff.delay(failures, error.retryAfter(), ThreadLocalRandom.current().nextDouble());
   }
 
+  /** What can be counted in nanoseconds from now on. */
+  private static Duration bounded(Duration span) {
+    if (span.isNegative()) {
+      return Duration.ZERO;
+    }
+    return span.compareTo(LONGEST) < 0 ? span : LONGEST;
+  }
+
   private BrokerClosedException closedError(Throwable cause) {
     return new BrokerClosedException(
         Told.here("the connection to the broker at " + address + " was closed", "", cause));
@@ -245,11 +257,17 @@ public final class Broker implements AutoCloseable {
     private Backoff backoff = Backoff.DEFAULT;
 
     private Builder(String address) {
-      if (!address.matches("[^/\\s]+:\\d{1,5}")) {
+      if (!address.matches("[^/\\s]+:\\d{1,5}") || !isPort(address)) {
         throw new IllegalArgumentException(
             "address must be HOST:PORT, such as \"127.0.0.1:50051\", not \"" + address + "\"");
       }
       this.address = address;
+    }
+
+    /** Whether it ends with a number that a port may have: gRPC waits for ever for others. */
+    private static boolean isPort(String address) {
+      int port = Integer.parseInt(address.substring(address.lastIndexOf(':') + 1));
+      return port >= 1 && port <= 65_535;
     }
 
     /**
@@ -308,7 +326,7 @@ public final class Broker implements AutoCloseable {
      * @throws IllegalArgumentException if the token would be sent for everybody to read
      */
     public Broker build() {
-      if (token != null && credentials == null && !isLocal(address)) {
+      if (token != null && credentials == null && !BearerToken.isLocal(address)) {
         throw new IllegalArgumentException(
             "a token must not be sent to "
                 + address
@@ -328,7 +346,7 @@ public final class Broker implements AutoCloseable {
               .keepAliveTimeout(10, TimeUnit.SECONDS)
               // Repeating is done here, by what the broker says.
               .disableRetry();
-      if (credentials == null && isLocal(address)) {
+      if (credentials == null && BearerToken.isLocal(address)) {
         // A proxy of the environment is on no way to this machine.
         builder.proxyDetector(target -> null);
       }
@@ -340,14 +358,6 @@ public final class Broker implements AutoCloseable {
         return ClientInterceptors.intercept(connection, metadata);
       }
       return ClientInterceptors.intercept(connection, metadata, new Shown(token));
-    }
-
-    /** Whether HOST:PORT is on this machine, whatever a name server says. */
-    private static boolean isLocal(String address) {
-      String host = address.substring(0, address.lastIndexOf(':')).toLowerCase(Locale.ROOT);
-      return host.equals("localhost")
-          || host.equals("[::1]")
-          || host.matches("127(\\.\\d{1,3}){3}");
     }
   }
 

@@ -123,16 +123,20 @@ final class BrokerTest {
 
   @ParameterizedTest
   @CsvSource({
-    "192.0.2.1,NONE,false",
-    "192.0.2.1,INTEGRITY,false",
-    "192.0.2.1,PRIVACY_AND_INTEGRITY,true",
-    "127.0.0.1,NONE,true"
+    "localhost:50051,192.0.2.1,NONE,false",
+    "localhost:50051,192.0.2.1,INTEGRITY,false",
+    "broker.example:50051,192.0.2.1,PRIVACY_AND_INTEGRITY,true",
+    "localhost:50051,127.0.0.1,NONE,true",
+    "localhost,127.0.0.1,NONE,true",
+    "[::1]:50051,::1,NONE,true",
+    "broker.example:50051,127.0.0.1,NONE,false"
   })
-  void whatCountsForATokenIsTheOpenConnection(String peer, SecurityLevel level, boolean sent) {
+  void whatCountsForATokenIsTheOpenConnectionAndWhereItLeads(
+      String authority, String peer, SecurityLevel level, boolean sent) {
     AtomicReference<Object> outcome = new AtomicReference<>();
     new BearerToken("secret")
         .applyRequestMetadata(
-            new Request(peer, level),
+            new Request(authority, peer, level),
             Runnable::run,
             new CallCredentials.MetadataApplier() {
               @Override
@@ -154,10 +158,12 @@ final class BrokerTest {
 
   /** A call as gRPC tells credentials of it. */
   private static final class Request extends CallCredentials.RequestInfo {
+    private final String authority;
     private final String peer;
     private final SecurityLevel level;
 
-    Request(String peer, SecurityLevel level) {
+    Request(String authority, String peer, SecurityLevel level) {
+      this.authority = authority;
       this.peer = peer;
       this.level = level;
     }
@@ -174,7 +180,7 @@ final class BrokerTest {
 
     @Override
     public String getAuthority() {
-      return "localhost";
+      return authority;
     }
 
     @Override
@@ -186,7 +192,7 @@ final class BrokerTest {
   }
 
   @ParameterizedTest
-  @ValueSource(strings = {"", "http://127.0.0.1:1", "127.0.0.1", ":1", "a b:1"})
+  @ValueSource(strings = {"", "http://127.0.0.1:1", "127.0.0.1", ":1", "a b:1", "a:0", "a:65536"})
   void anAddressIsHostAndPort(String address) {
     assertThrows(IllegalArgumentException.class, () -> Broker.connect(address));
   }
@@ -289,6 +295,14 @@ final class BrokerTest {
   void aTimeoutMayBeHuge() {
     peer.answers(ScriptedBroker.says(FOUND));
     assertEquals(FOUND, get(Duration.ofSeconds(Long.MAX_VALUE)));
+    assertThrows(CallTimeoutException.class, () -> get(Duration.ofSeconds(Long.MIN_VALUE)));
+  }
+
+  @Test
+  void aPauseMayBeHuge() {
+    Thread.currentThread().interrupt();
+    assertThrows(
+        InterruptedException.class, () -> broker.pause(Duration.ofSeconds(Long.MAX_VALUE)));
   }
 
   @Test
@@ -350,6 +364,10 @@ final class BrokerTest {
     assertEquals(
         Duration.ofMillis(75_000), backoff.delay(3, Optional.of(Duration.ofMinutes(1)), 1));
     assertEquals(Duration.ofMillis(200), backoff.delay(3, Optional.of(Duration.ZERO), 0));
+    Backoff extreme = new Backoff(Duration.ofNanos(2), Duration.ofSeconds(Long.MAX_VALUE));
+    assertEquals(Duration.ofNanos(1024), extreme.delay(10, Optional.empty(), 0));
+    Duration longest = extreme.delay(0, Optional.of(Duration.ofSeconds(Long.MAX_VALUE)), 1);
+    assertEquals(Long.MAX_VALUE, longest.toNanos());
     assertThrows(
         IllegalArgumentException.class, () -> new Backoff(Duration.ZERO, Duration.ofSeconds(1)));
     assertThrows(
