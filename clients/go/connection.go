@@ -9,9 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	brokerv1 "github.com/gateway-broker/gateway-broker/clients/go/broker/v1"
 )
@@ -192,11 +190,7 @@ func (c *connection) closedError() error {
 // close ends every call, for good.
 func (c *connection) close() error {
 	c.cancel(c.closedError())
-	err := c.channel.Close()
-	if status.Code(err) == codes.Canceled { // it was closed before
-		return nil
-	}
-	return err
+	return c.channel.Close()
 }
 
 // interrupted is the error of a context that has ended. It is context.Canceled or
