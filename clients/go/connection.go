@@ -129,7 +129,7 @@ func call[Q, A any](
 		if c.troubled.Swap(true) {
 			level = slog.LevelInfo
 		}
-		c.log.Log(ctx, level, "a call to the broker has failed and is tried again",
+		c.log.Log(given, level, "a call to the broker has failed and is tried again",
 			"error", failure, "wait", delay)
 		if err := c.pause(given, delay); err != nil {
 			return nil, err
