@@ -77,12 +77,16 @@ func (l *lifeline) told(info *brokerv1.Session, onRecord bool) {
 	}
 }
 
-// closeAgain closes a session that lives though it was told that it has ended: that was not on record
-// when the broker died. Nobody uses it or renews its lease any more, and it holds its client id.
+// closeAgain closes a session if it lives though it was told that it has ended: that was not on record
+// when the broker died. Nobody uses it or renews its lease any more, and it holds its client id. An event
+// from before its end, told late, says nothing: the broker is asked.
 func (l *lifeline) closeAgain() {
 	log := l.broker.connection.log
-	log.Warn("a session may live that was told to have ended; it is closed", "session_id", l.id)
-	info, err := l.broker.CloseSession(l.ctx, l.id, "its program was told that it has ended")
+	info, err := l.broker.GetSession(l.ctx, l.id)
+	if err == nil && !IsFinal(info) {
+		log.Warn("a session lives that was told to have ended; it is closed", "session_id", l.id)
+		info, err = l.broker.CloseSession(l.ctx, l.id, "its program was told that it has ended")
+	}
 	if err != nil {
 		log.Error("a session that was told to have ended could not be closed", "session_id", l.id, "error", err)
 		return // its next event tries again

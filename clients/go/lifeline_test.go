@@ -43,6 +43,9 @@ func TestASessionWhoseEndIsVoidIsClosed(t *testing.T) {
 	void, again, last := ended(""), session(sessionID, 3, reconnecting), ended("CLOSE_REQUESTED")
 	void.State, void.Sequence, last.Sequence = failed, 4, 5
 	closed := make(chan struct{})
+	peer.on("GetSession", func(context.Context, int, any) (proto.Message, error) {
+		return &brokerv1.GetSessionResponse{Session: again}, nil
+	})
 	peer.on("CloseSession", func(context.Context, int, any) (proto.Message, error) {
 		close(closed)
 		return &brokerv1.CloseSessionResponse{Session: last}, nil
@@ -74,6 +77,37 @@ func TestASessionWhoseEndIsVoidIsClosed(t *testing.T) {
 	})
 	if !opened.Ended() || opened.Info().GetCloseReason() != "CLOSE_REQUESTED" {
 		t.Errorf("what has ended stays so: %v", opened.Info())
+	}
+}
+
+func TestEventsThatComeLateDoNotCloseWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	peer := opens(t, leased(time.Minute))
+	of := ended("LEASE_EXPIRED")
+	of.Sequence = 4
+	resume, left := make(chan struct{}), make(chan struct{})
+	peer.on("GetSession", func(context.Context, int, any) (proto.Message, error) {
+		return &brokerv1.GetSessionResponse{Session: of}, nil
+	})
+	peer.onWatch(streams(
+		sends(status.Error(codes.Unavailable, "cut"), snapshot(leased(time.Minute)), complete(2)),
+		func(ctx context.Context, _ int, _ wanted, send sender) error {
+			<-resume
+			send(event(3, session(sessionID, 3, reconnecting)), event(4, of))
+			<-ctx.Done()
+			close(left)
+			return nil
+		},
+	))
+	opened := open(t, peer.connect())
+	eventually(t, "it is interrupted", func() bool { return opened.Interruption() != nil })
+	if _, err := opened.Refresh(within(t, patience)); err != nil || !opened.Ended() {
+		t.Fatalf("it has ended: %v, %v", opened.Ended(), err)
+	}
+	close(resume)
+	<-left // it was followed to its end
+	if n := len(peer.requests("CloseSession")); n > 0 {
+		t.Errorf("it was closed %d times", n)
 	}
 }
 
