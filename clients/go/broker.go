@@ -24,6 +24,7 @@ const (
 // Broker opens sessions, and finds, watches, probes, renews and ends them by their id; made by Connect.
 type Broker struct {
 	connection *connection
+	closing    sync.Once
 
 	mu        sync.Mutex
 	closed    bool
@@ -147,10 +148,16 @@ func (b *Broker) Attach(ctx context.Context, sessionID string, leaseTTL *duratio
 
 // Close closes the sessions that were opened by this Broker and not detached, within 15 s, and then the
 // connection. Calls that are under way, and watches, end with a BrokerClosedError. Closing twice is no
-// error.
+// error: the second waits for the first.
 //
 // Errors: those of sessions that could not be closed; they end with their leases.
 func (b *Broker) Close() error {
+	var err error
+	b.closing.Do(func() { err = b.close() })
+	return err
+}
+
+func (b *Broker) close() error {
 	b.mu.Lock()
 	open := b.lifelines
 	b.lifelines, b.closed = map[*lifeline]struct{}{}, true

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	ibgateway "github.com/gateway-broker/gateway-broker/clients/go"
@@ -35,6 +37,10 @@ func TestConnectRefusesWhatCannotBe(t *testing.T) {
 		"no address":       {"", nil},
 		"no port":          {"localhost", nil},
 		"a URL":            {"http://localhost:50051", nil},
+		"an empty port":    {"localhost:", nil},
+		"no such port":     {"localhost:65536", nil},
+		"a path":           {"localhost:1/x", nil},
+		"a query":          {"localhost:1?x=y", nil},
 		"an empty owner":   {"localhost:1", ibgateway.WithOwner("")},
 		"a strange owner":  {"localhost:1", ibgateway.WithOwner("Händler")},
 		"an empty token":   {"localhost:1", ibgateway.WithToken("")},
@@ -350,5 +356,33 @@ func TestBackoffIsHeldToItsLimits(t *testing.T) {
 		if _, err := ibgateway.Connect("localhost:1", ibgateway.WithBackoff(wrong)); err == nil {
 			t.Error(fmt.Sprint(wrong, " is taken"))
 		}
+	}
+}
+
+// attentive is a handler of the log that keeps what its contexts would send to a server.
+type attentive struct {
+	slog.Handler
+	sent chan metadata.MD
+}
+
+func (a attentive) Enabled(context.Context, slog.Level) bool { return true }
+
+func (a attentive) Handle(ctx context.Context, _ slog.Record) error {
+	sent, _ := metadata.FromOutgoingContext(ctx)
+	a.sent <- sent
+	return nil
+}
+
+func TestTheLogIsGivenNoToken(t *testing.T) {
+	t.Parallel()
+	peer := newScriptedBroker(t)
+	peer.stop()
+	handler := attentive{slog.DiscardHandler, make(chan metadata.MD, 100)}
+	broker := peer.connect(ibgateway.WithToken("secret"), ibgateway.WithLogger(slog.New(handler)))
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	_, _ = broker.Info(ctx)
+	if sent := <-handler.sent; len(sent) > 0 {
+		t.Errorf("a handler that tells of its context tells %v", sent)
 	}
 }

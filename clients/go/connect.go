@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -113,8 +114,7 @@ func Connect(address string, options ...Option) (*Broker, error) {
 }
 
 func (s *settings) check(address string) error {
-	if _, _, err := net.SplitHostPort(address); strings.Contains(address, "://") ||
-		(err != nil && !strings.HasPrefix(address, "unix:")) {
+	if !isAddress(address) {
 		return fmt.Errorf("ibgateway: the address must be HOST:PORT, such as 127.0.0.1:50051, not %q", address)
 	}
 	if s.owner != nil && (*s.owner == "" || !printable(*s.owner)) {
@@ -165,6 +165,22 @@ func (s *settings) dialOptions() []grpc.DialOption {
 		options = append(options, grpc.WithNoProxy()) // a proxy is on no way to this machine
 	}
 	return append(options, s.dial...)
+}
+
+// isAddress tells whether this is HOST:PORT or unix:PATH, and nothing more: gRPC would take a part of it.
+func isAddress(address string) bool {
+	if strings.Contains(address, "://") {
+		return false
+	}
+	if strings.HasPrefix(address, "unix:") {
+		return true
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && number > 0
 }
 
 // isLocal tells whether an address is on this machine, whatever a name server says.

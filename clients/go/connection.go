@@ -9,9 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	brokerv1 "github.com/gateway-broker/gateway-broker/clients/go/broker/v1"
 )
@@ -131,7 +129,7 @@ func call[Q, A any](
 		if c.troubled.Swap(true) {
 			level = slog.LevelInfo
 		}
-		c.log.Log(ctx, level, "a call to the broker has failed and is tried again",
+		c.log.Log(given, level, "a call to the broker has failed and is tried again",
 			"error", failure, "wait", delay)
 		if err := c.pause(given, delay); err != nil {
 			return nil, err
@@ -192,11 +190,7 @@ func (c *connection) closedError() error {
 // close ends every call, for good.
 func (c *connection) close() error {
 	c.cancel(c.closedError())
-	err := c.channel.Close()
-	if status.Code(err) == codes.Canceled { // it was closed before
-		return nil
-	}
-	return err
+	return c.channel.Close()
 }
 
 // interrupted is the error of a context that has ended. It is context.Canceled or

@@ -43,9 +43,11 @@ type lifeline struct {
 	renewedAt    time.Time
 	gone         bool // the broker has no record of it
 	stopped      bool
-	closing      bool // by us
-	keepOpen     bool // Broker.Close leaves it open
-	mayFallBack  bool // events that were not persisted are void when the broker dies
+	closing      bool  // by us
+	keepOpen     bool  // Broker.Close leaves it open
+	mayFallBack  bool  // events that were not persisted are void when the broker dies
+	onRecord     bool  // its end cannot be void any more
+	news         error // of its end, for the log
 	interruption error
 	renewalError error
 }
@@ -140,6 +142,13 @@ func (l *lifeline) isOver() bool {
 
 func (l *lifeline) isOverLocked() bool { return l.gone || IsFinal(l.info) }
 
+// isSettled tells whether nothing will follow about the session: its end is on record.
+func (l *lifeline) isSettled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gone || (IsFinal(l.info) && l.onRecord)
+}
+
 func (l *lifeline) current() *brokerv1.Session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,7 +193,7 @@ func (l *lifeline) stoppedError() error {
 // learn takes what a call has answered or a watch has told, unless something newer is known.
 func (l *lifeline) learn(info *brokerv1.Session) *brokerv1.Session {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	defer l.unlock()
 	if info.GetSequence() >= l.info.GetSequence() {
 		l.set(info)
 	}
@@ -194,7 +203,7 @@ func (l *lifeline) learn(info *brokerv1.Session) *brokerv1.Session {
 // renewed notes that the lease begins anew, as the broker has just answered.
 func (l *lifeline) renewed(answer *brokerv1.Session) *brokerv1.Session {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	defer l.unlock()
 	if answer.GetSequence() >= l.info.GetSequence() {
 		l.set(answer)
 	}
@@ -209,7 +218,7 @@ func (l *lifeline) renewed(answer *brokerv1.Session) *brokerv1.Session {
 // lose notes that the broker has no record of the session.
 func (l *lifeline) lose() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	defer l.unlock()
 	if !l.isOverLocked() {
 		l.gone = true
 		l.tellEnd()
@@ -232,15 +241,17 @@ func (l *lifeline) wait(ctx context.Context, check func() bool) error {
 		case <-changed:
 		case <-ctx.Done():
 			return interrupted(ctx)
-		case <-l.broker.connection.ctx.Done():
-			return l.stoppedError()
 		}
 	}
 }
 
-// set takes a session as it is now; the lock is held.
+// set takes a session as it is now; the lock is held. An end that was told stays: nobody could take it
+// back.
 func (l *lifeline) set(info *brokerv1.Session) {
 	wasOver := l.isOverLocked()
+	if wasOver && (l.onRecord || !IsFinal(info)) {
+		return
+	}
 	if info.GetLeaseExpireTime() == nil && info.GetLeaseTtl() != nil && !IsFinal(info) {
 		// Events do not say it: renewals are none.
 		info = proto.CloneOf(info)
@@ -261,9 +272,19 @@ func (l *lifeline) tellEnd() {
 	l.wakeRenewal()
 	err := endedError(l.info)
 	if !l.closing {
-		l.broker.connection.log.Error("a session was ended by somebody else", "session_id", l.id, "error", err)
+		l.news = err
 	}
 	l.tell(err)
+}
+
+// unlock lets the lock go, and logs then what happened under it: a handler of the log may ask the session.
+func (l *lifeline) unlock() {
+	news := l.news
+	l.news = nil
+	l.mu.Unlock()
+	if news != nil {
+		l.broker.connection.log.Error("a session was ended by somebody else", "session_id", l.id, "error", news)
+	}
 }
 
 func (l *lifeline) pulse() {

@@ -2,6 +2,7 @@ package ibgateway
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -12,28 +13,28 @@ import (
 // soonestRenewal is a third of the shortest lease that a broker grants, and a bit less.
 const soonestRenewal = 300 * time.Millisecond
 
-// follow follows the session until it has ended.
+// follow follows the session until its end is on record. Whatever refuses that is asked again: nobody
+// else might say that the session has ended.
 func (l *lifeline) follow() {
-	for gaps := 0; !l.isOver() && l.ctx.Err() == nil; gaps++ {
+	for failures := 0; !l.isSettled() && l.ctx.Err() == nil; failures++ {
 		watch := l.broker.Watch(&brokerv1.WatchSessionsRequest{SessionIds: []string{l.id}, IncludeFinal: true})
-		for !l.isOver() && watch.Next(l.ctx) {
+		for !l.isSettled() && watch.Next(l.ctx) {
 			l.take(watch)
 		}
 		watch.Close()
 		err := watch.Err()
-		if l.isOver() || l.ctx.Err() != nil {
+		if l.isSettled() || l.ctx.Err() != nil {
 			return
 		}
 		l.mu.Lock()
+		before := l.interruption
 		l.interruption = err
 		l.pulse()
 		l.mu.Unlock()
-		if _, isGap := err.(*WatchGapError); !isGap {
-			l.broker.connection.log.Error("a session is not followed any more", "session_id", l.id, "error", err)
-			return
+		if reflect.TypeOf(before) != reflect.TypeOf(err) {
+			l.broker.connection.log.Error("a session is not followed; trying again", "session_id", l.id, "error", err)
 		}
-		l.broker.connection.log.Error("a session is followed anew", "session_id", l.id, "error", err)
-		l.pause(gaps)
+		l.pause(failures)
 	}
 }
 
@@ -45,9 +46,9 @@ func (l *lifeline) take(watch *Watch) {
 	l.mu.Unlock()
 	switch item := watch.Item().(type) {
 	case Snapshot:
-		l.told(item.Session)
+		l.told(item.Session, true)
 	case SessionEvent:
-		l.told(item.Event.GetSession())
+		l.told(item.Event.GetSession(), item.Event.GetPersisted())
 	case SnapshotComplete:
 		if watch.Sessions()[l.id] == nil {
 			l.lose()
@@ -59,13 +60,38 @@ func (l *lifeline) take(watch *Watch) {
 	}
 }
 
-func (l *lifeline) told(info *brokerv1.Session) {
+func (l *lifeline) told(info *brokerv1.Session, onRecord bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if info.GetSequence() >= l.info.GetSequence() || l.mayFallBack {
+	end := onRecord && IsFinal(info)
+	isNews := end || l.mayFallBack || info.GetSequence() >= l.info.GetSequence()
+	lives := isNews && l.isOverLocked() && !IsFinal(info)
+	if isNews {
 		l.mayFallBack = false
 		l.set(info)
+		l.onRecord = l.onRecord || end
 	}
+	closes := lives && !l.keepOpen
+	l.unlock()
+	if closes {
+		l.closeAgain()
+	}
+}
+
+// closeAgain closes a session if it lives though it was told that it has ended: that was not on record
+// when the broker died. Nobody uses it or renews its lease any more, and it holds its client id. An event
+// from before its end, told late, says nothing: the broker is asked.
+func (l *lifeline) closeAgain() {
+	log := l.broker.connection.log
+	info, err := l.broker.GetSession(l.ctx, l.id)
+	if err == nil && !IsFinal(info) {
+		log.Warn("a session lives that was told to have ended; it is closed", "session_id", l.id)
+		info, err = l.broker.CloseSession(l.ctx, l.id, "its program was told that it has ended")
+	}
+	if err != nil {
+		log.Error("a session that was told to have ended could not be closed", "session_id", l.id, "error", err)
+		return // its next event tries again
+	}
+	l.learn(info)
 }
 
 // renew renews the lease, whenever there is one, until the session has ended.
@@ -93,6 +119,9 @@ func (l *lifeline) renew() {
 			continue
 		case *SessionEndedError, *SessionNotFoundError:
 			l.look() // it has ended, or is about to
+			if l.isOver() {
+				return
+			}
 		default:
 			l.noteRenewal(err)
 		}
@@ -174,9 +203,6 @@ func (l *lifeline) noteRenewal(err error) {
 }
 
 func (l *lifeline) pause(failures int) {
-	if l.isOver() {
-		return
-	}
 	delay := lifelineBackoff.delay(failures, 0)
 	if ttl := l.current().GetLeaseTtl(); ttl != nil {
 		delay = min(delay, max(ttl.AsDuration()/renewals, soonestRenewal))

@@ -17,6 +17,9 @@ import (
 // That the session has ended, by whomever, is told in each of these ways: by Context, which interrupts
 // what depends on the session; Err and Ended; WaitEnded; a SessionEndedError from whatever needs a session; the
 // end of Watch; and a line in the log at level ERROR, unless you have closed it.
+//
+// An end is told at once and for good. If it was void, because the broker died before it was on record,
+// the session that lives is closed, unless it is to stay open; only Watch goes on until then.
 type Session struct {
 	broker   *Broker
 	lifeline *lifeline
@@ -177,7 +180,7 @@ func (s *Session) Watch(resumeToken string, options ...WatchOption) *Watch {
 	l := s.lifeline
 	watch.told = func(info *brokerv1.Session) { l.learn(info) }
 	watch.ended = func() *brokerv1.Session {
-		if l.isOver() {
+		if l.isSettled() {
 			return l.current()
 		}
 		return nil

@@ -392,3 +392,25 @@ func TestASessionThatIsOpenedWhileTheBrokerIsClosedIsNotLeft(t *testing.T) {
 		t.Errorf("it is a %T: %v", err, err)
 	}
 }
+
+func TestASecondCloseOfTheBrokerWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
+	peer := opens(t, leased(time.Minute))
+	closing := make(chan struct{})
+	peer.on("CloseSession", func(context.Context, int, any) (proto.Message, error) {
+		close(closing)
+		time.Sleep(300 * time.Millisecond)
+		return &brokerv1.CloseSessionResponse{Session: ended("CLOSE_REQUESTED")}, nil
+	})
+	broker := peer.connect()
+	opened := open(t, broker)
+	first := make(chan error)
+	go func() { first <- broker.Close() }()
+	<-closing
+	if err := broker.Close(); err != nil || !opened.Ended() {
+		t.Errorf("the session has ended: %v, %v", opened.Ended(), err)
+	}
+	if err := <-first; err != nil {
+		t.Errorf("the second Close has cut the first: %v", err)
+	}
+}

@@ -52,7 +52,7 @@ type Watch struct {
 	silence       time.Duration
 	giveUpAfter   time.Duration
 	correlationID string
-	ended         func() *brokerv1.Session // the one session that is watched once it has ended, or nil
+	ended         func() *brokerv1.Session // the one session that is watched once its end is on record, or nil
 	told          func(*brokerv1.Session)  // takes each session that is told, before it is
 
 	ctx context.Context // ends with the watch; the cause says why
