@@ -28,6 +28,8 @@ import { LATE, unless, within } from "./waiting.js";
 
 /** Seconds: three times the interval at which a broker says that nothing has happened. */
 const SILENCE = 30;
+/** Seconds more for a stream that is silent: if this process was stopped, what has come is yet to be read. */
+const UNREAD = 0.5;
 /** Seconds that a stream must have lived to count as one that works. */
 const STEADY = 10;
 /** Seconds that a stream must have been open to count as resumed, unless it says something. */
@@ -297,7 +299,10 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
    * @throws what the watch was ended with.
    */
   async #within<T>(promise: Promise<T>): Promise<T> {
-    const result = await unless(within(promise, this.#silence), this.#ending.signal);
+    let result = await unless(within(promise, this.#silence), this.#ending.signal);
+    if (result === LATE) {
+      result = await unless(within(promise, UNREAD), this.#ending.signal);
+    }
     if (result === LATE) {
       throw new BrokerUnreachableError(
         `the broker at ${this.#connection.address} has sent nothing for ${this.#silence} s, though ` +
