@@ -49,7 +49,8 @@ export class Lifeline {
   /** Ends the wait for the next renewal. */
   #lease = new AbortController();
   #isGone = false;
-  #isClosing = false;
+  /** How many of our closes are under way or have succeeded. */
+  #closes = 0;
   /** Events that were not persisted are void when the broker dies. */
   #mayFallBack = false;
 
@@ -132,8 +133,17 @@ export class Lifeline {
 
   /** End the session; see `Session.close`. */
   async close(options: CallOptions & { reason?: string | undefined }): Promise<void> {
-    this.#isClosing = true;
-    this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
+    this.#closes += 1;
+    try {
+      this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
+    } catch (error) {
+      // Nobody knows whether it closes: whatever ends it from now on is news.
+      this.#closes -= 1;
+      if (error instanceof SessionNotFoundError) {
+        this.lose();
+      }
+      throw error;
+    }
     await this.stop();
   }
 
@@ -152,7 +162,6 @@ export class Lifeline {
       if (!(error instanceof SessionNotFoundError)) {
         throw error;
       }
-      this.lose();
     } finally {
       await this.stop();
     }
@@ -249,7 +258,7 @@ export class Lifeline {
     this.#pulse();
     this.#lease.abort();
     this.#forget(this);
-    if (this.#isClosing && this.#info.closeReason === "CLOSE_REQUESTED") {
+    if (this.#closes > 0 && this.#info.closeReason === "CLOSE_REQUESTED") {
       return;
     }
     const error = this.endedError();
