@@ -33,8 +33,6 @@ const BACKOFF = new Backoff({ initial: 0.5, maximum: 5 });
 export class Lifeline {
   /** Whether {@link leave} leaves the session open. */
   keepOpen: boolean;
-  /** Why nothing is known of the session now; undefined if it is followed. */
-  interruption: BrokerError | undefined;
   /** Why the last renewal failed; undefined if it did not. */
   renewalError: BrokerError | undefined;
   readonly #calls: SessionCalls;
@@ -43,6 +41,7 @@ export class Lifeline {
   readonly #ended = new AbortController();
   readonly #stopping = new AbortController();
   readonly #waiting = new Set<() => void>();
+  #interruption: BrokerError | undefined;
   #loops: Promise<unknown> = Promise.resolve();
   #info: SessionInfo;
   #renewedAt = now();
@@ -84,6 +83,12 @@ export class Lifeline {
   /** Whether the session has ended, or the broker has no record of it. */
   get isOver(): boolean {
     return this.#isGone || isFinal(this.#info);
+  }
+
+  /** Why nothing is known of the session now; undefined if it is followed. */
+  get interruption(): BrokerError | undefined {
+    const { aborted, reason } = this.#stopping.signal;
+    return aborted && !this.isOver ? (reason as BrokerClosedError) : this.#interruption;
   }
 
   /** Aborted with a SessionEndedError once somebody else has ended the session. */
@@ -283,10 +288,10 @@ export class Lifeline {
           throw error;
         }
         // A gap, or a watch that is refused: as with a token that was revoked, and is given back.
-        if (this.interruption?.constructor !== error.constructor) {
+        if (this.#interruption?.constructor !== error.constructor) {
           this.#logger?.error(`session ${sessionId} is not followed; trying again: ${error}`);
         }
-        this.interruption = error;
+        this.#interruption = error;
         // The snapshot of the next watch is what is so.
         this.#mayFallBack = true;
         this.#pulse();
@@ -303,7 +308,7 @@ export class Lifeline {
       signal: this.#stopping.signal,
     });
     for await (const item of watch) {
-      this.interruption = watch.interruption;
+      this.#interruption = watch.interruption;
       switch (item.kind) {
         case "snapshot":
         case "event":

@@ -92,8 +92,9 @@ export class Session implements AsyncDisposable {
   }
 
   /**
-   * Why nothing is known of the session for now, so that {@link info} is as it was before; undefined
-   * while it is followed.
+   * Why nothing is known of the session for now, so that {@link info} is as it was before: the broker
+   * cannot be reached, or refuses the caller; or the handle, or the Broker, was closed, and the session
+   * lives. Undefined while it is followed.
    */
   get interruption(): BrokerError | undefined {
     return this.#lifeline.interruption;

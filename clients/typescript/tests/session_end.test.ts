@@ -7,6 +7,7 @@ import { status } from "@grpc/grpc-js";
 import {
   Backoff,
   type Broker,
+  BrokerClosedError,
   BrokerInternalError,
   connect,
   SessionEndedError,
@@ -101,4 +102,13 @@ describe("a close", () => {
     await waiting;
     assert.ok(handle.ended && handle.signal.reason instanceof SessionEndedError);
   });
+});
+
+test("who is followed no longer is not said to be CONNECTED", async () => {
+  const handle = await broker.openSession();
+  handle.detach();
+  await handle.waitConnected();
+  await broker.close();
+  assert.ok(handle.interruption instanceof BrokerClosedError, String(handle.interruption));
+  await assert.rejects(handle.waitConnected(), BrokerClosedError);
 });
