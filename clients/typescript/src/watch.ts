@@ -68,7 +68,7 @@ export interface WatchOptions {
 
 /** How the handle of a session watches it. */
 export interface Follower {
-  /** The session once it has ended; the iteration ends then. */
+  /** The session once its end is on record; the iteration ends then. */
   ended(): SessionInfo | undefined;
   /** Takes the session as it is told, before the item is. */
   told(session: SessionInfo): void;
@@ -371,6 +371,10 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
       case "snapshotComplete":
         return [...this.sessions.values()].every(isFinal);
       case "bookmark": {
+        if (this.sessions.size > 0) {
+          // It was told, and its end on record will be.
+          return false;
+        }
         const ended = this.#follower.ended();
         return ended !== undefined && 0n < ended.revision && ended.revision <= item.revision;
       }
