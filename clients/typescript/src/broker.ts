@@ -237,7 +237,8 @@ export class Broker extends SessionCalls implements AsyncDisposable {
    * system gives it up (within about two minutes).
    *
    * Calls that are under way, and watches, end with BrokerClosedError. A session that cannot be closed
-   * within 15 s is told to the logger. No session can be opened any more. Closing twice is no error.
+   * within 15 s, or whose end is not on record by then, is told to the logger. No session can be opened
+   * any more. Closing twice is no error.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();

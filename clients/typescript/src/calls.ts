@@ -21,7 +21,7 @@ export const TIMEOUT = 10;
 /** Seconds for a probe: longer than the broker itself waits for the Gateway. */
 const VERIFY_TIMEOUT = 30;
 /** Seconds for a session to end: longer than the broker itself waits for its link. */
-const CLOSE_TIMEOUT = 30;
+export const CLOSE_TIMEOUT = 30;
 const PAGE = 500;
 
 const rpc = SessionService.method;

@@ -2,7 +2,7 @@
 
 import { setMaxListeners } from "node:events";
 
-import type { SessionCalls } from "./calls.js";
+import { CLOSE_TIMEOUT, type SessionCalls } from "./calls.js";
 import { type CallOptions, type Logger, now } from "./connection.js";
 import {
   BrokerClosedError,
@@ -15,7 +15,7 @@ import { isFinal } from "./events.js";
 import { type Session as SessionInfo, SessionState } from "./gen/ibgateway/broker/v1/session_pb.js";
 import { Backoff } from "./retry.js";
 import { seconds } from "./time.js";
-import { sleep, unless } from "./waiting.js";
+import { LATE, sleep, unless, within } from "./waiting.js";
 
 /** Renewals within the time of one lease. */
 const RENEWALS = 3;
@@ -29,12 +29,13 @@ const BACKOFF = new Backoff({ initial: 0.5, maximum: 5 });
  * Two loops, until {@link stop} or the session's end: one follows the session, one renews its lease at
  * a third of the time that was granted. Neither gives up while it is unknown whether the session lives:
  * a broker that restarts takes its sessions up, and their leases begin anew.
+ *
+ * An end is told at once and stays told, but the session is followed until that is on record. If the
+ * broker dies before, the session lives in the next one, where nobody uses it: it is closed.
  */
 export class Lifeline {
   /** Whether {@link leave} leaves the session open. */
   keepOpen: boolean;
-  /** Why nothing is known of the session now; undefined if it is followed. */
-  interruption: BrokerError | undefined;
   /** Why the last renewal failed; undefined if it did not. */
   renewalError: BrokerError | undefined;
   readonly #calls: SessionCalls;
@@ -43,13 +44,19 @@ export class Lifeline {
   readonly #ended = new AbortController();
   readonly #stopping = new AbortController();
   readonly #waiting = new Set<() => void>();
+  #interruption: BrokerError | undefined;
   #loops: Promise<unknown> = Promise.resolve();
   #info: SessionInfo;
   #renewedAt = now();
   /** Ends the wait for the next renewal. */
   #lease = new AbortController();
   #isGone = false;
-  #isClosing = false;
+  /** How many of our closes are under way or have succeeded. */
+  #closes = 0;
+  /** Its end was told by an event that was not persisted. */
+  #mayLive = false;
+  /** Its end was told by what is persisted. */
+  #isOnRecord = false;
   /** Events that were not persisted are void when the broker dies. */
   #mayFallBack = false;
 
@@ -85,6 +92,18 @@ export class Lifeline {
     return this.#isGone || isFinal(this.#info);
   }
 
+  /** Whether nothing will follow about the session, or nobody looks: its end is on record. */
+  get isSettled(): boolean {
+    const isKept = this.#isOnRecord || (this.#stopping.signal.aborted && !this.#mayLive);
+    return this.#isGone || (isFinal(this.#info) && isKept);
+  }
+
+  /** Why nothing is known of the session now; undefined if it is followed. */
+  get interruption(): BrokerError | undefined {
+    const { aborted, reason } = this.#stopping.signal;
+    return aborted && !this.isOver ? (reason as BrokerClosedError) : this.#interruption;
+  }
+
   /** Aborted with a SessionEndedError once somebody else has ended the session. */
   get signal(): AbortSignal {
     return this.#ended.signal;
@@ -115,7 +134,12 @@ export class Lifeline {
 
   /** Begin, just after the broker's answer. */
   start(): void {
-    this.#loops = Promise.all([this.#loop(this.#renew()), this.#loop(this.#follow())]);
+    const loops = [this.#loop(this.#renew()), this.#loop(this.#follow())];
+    this.#loops = Promise.all(loops).then(() => {
+      if (this.isOver) {
+        this.#forget(this);
+      }
+    });
   }
 
   /** End both loops; whoever waits is told. Stopping twice is no error. */
@@ -132,8 +156,19 @@ export class Lifeline {
 
   /** End the session; see `Session.close`. */
   async close(options: CallOptions & { reason?: string | undefined }): Promise<void> {
-    this.#isClosing = true;
-    this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
+    const deadline = now() + (options.timeout ?? CLOSE_TIMEOUT);
+    this.#closes += 1;
+    try {
+      this.learn(await this.#calls.closeSession(this.#info.sessionId, options));
+    } catch (error) {
+      // Nobody knows whether it closes: whatever ends it from now on is news.
+      this.#closes -= 1;
+      if (error instanceof SessionNotFoundError) {
+        this.lose();
+      }
+      throw error;
+    }
+    await this.#settle(deadline - now(), options.signal);
     await this.stop();
   }
 
@@ -145,14 +180,18 @@ export class Lifeline {
    */
   async leave(timeout: number): Promise<void> {
     try {
-      if (!this.isOver && !this.keepOpen && !this.#stopping.signal.aborted) {
+      if (this.keepOpen || this.#stopping.signal.aborted) {
+        return;
+      }
+      if (this.isOver) {
+        await this.#settle(timeout);
+      } else {
         await this.close({ reason: "its block has ended", timeout });
       }
     } catch (error) {
       if (!(error instanceof SessionNotFoundError)) {
         throw error;
       }
-      this.lose();
     } finally {
       await this.stop();
     }
@@ -176,8 +215,10 @@ export class Lifeline {
 
   /** The broker has no record of the session. */
   lose(): void {
-    if (!this.isOver) {
-      this.#isGone = true;
+    const wasOver = this.isOver;
+    this.#isGone = true;
+    this.#pulse();
+    if (!wasOver) {
       this.#tellEnd();
     }
   }
@@ -203,6 +244,27 @@ export class Lifeline {
         this.#waiting.delete(wake);
         wake();
       }
+    }
+  }
+
+  /** Give an end that may be void some seconds to get on record, or the session to be closed. */
+  async #settle(seconds: number, signal?: AbortSignal): Promise<void> {
+    if (!this.#mayLive) {
+      return;
+    }
+    const settled = this.wait(() => this.isSettled, signal);
+    const result = await within(
+      settled.catch((error) => {
+        if (!(error instanceof BrokerClosedError)) {
+          throw error;
+        }
+      }),
+      seconds,
+    );
+    if (result === LATE) {
+      this.#logger?.warn(
+        `session ${this.#info.sessionId} may live: its end is not on record yet, and not waited for`,
+      );
     }
   }
 
@@ -248,8 +310,7 @@ export class Lifeline {
   #tellEnd(): void {
     this.#pulse();
     this.#lease.abort();
-    this.#forget(this);
-    if (this.#isClosing && this.#info.closeReason === "CLOSE_REQUESTED") {
+    if (this.#closes > 0 && this.#info.closeReason === "CLOSE_REQUESTED") {
       return;
     }
     const error = this.endedError();
@@ -263,10 +324,10 @@ export class Lifeline {
     }
   }
 
-  /** Follow the session until it has ended. */
+  /** Follow the session until its end is on record. */
   async #follow(): Promise<void> {
     const { sessionId } = this.#info;
-    for (let failures = 0; !this.isOver; ) {
+    for (let failures = 0; !this.isSettled; ) {
       try {
         await this.#watch(sessionId);
       } catch (error) {
@@ -274,10 +335,10 @@ export class Lifeline {
           throw error;
         }
         // A gap, or a watch that is refused: as with a token that was revoked, and is given back.
-        if (this.interruption?.constructor !== error.constructor) {
+        if (this.#interruption?.constructor !== error.constructor) {
           this.#logger?.error(`session ${sessionId} is not followed; trying again: ${error}`);
         }
-        this.interruption = error;
+        this.#interruption = error;
         // The snapshot of the next watch is what is so.
         this.#mayFallBack = true;
         this.#pulse();
@@ -294,11 +355,13 @@ export class Lifeline {
       signal: this.#stopping.signal,
     });
     for await (const item of watch) {
-      this.interruption = watch.interruption;
+      this.#interruption = watch.interruption;
       switch (item.kind) {
         case "snapshot":
+          await this.#told(item.session, true);
+          break;
         case "event":
-          this.#told(item.session);
+          await this.#told(item.session, item.persisted);
           break;
         case "snapshotComplete":
           if (!watch.sessions.has(sessionId)) {
@@ -310,16 +373,66 @@ export class Lifeline {
           break;
       }
       this.#pulse();
-      if (this.isOver) {
+      if (this.isSettled) {
         return;
       }
     }
   }
 
-  #told(info: SessionInfo): void {
-    if (info.sequence >= this.#info.sequence || this.#mayFallBack) {
-      this.#mayFallBack = false;
-      this.#set(info);
+  async #told(info: SessionInfo, onRecord: boolean): Promise<void> {
+    const isEnd = isFinal(info);
+    if (!(isEnd && onRecord) && !this.#mayFallBack && info.sequence < this.#info.sequence) {
+      return;
+    }
+    this.#mayFallBack = false;
+    const comesBack = this.isOver && !isEnd;
+    this.#mayLive ||= isEnd && !onRecord;
+    this.#isOnRecord ||= isEnd && onRecord;
+    this.#set(info);
+    // Of one that was detached it is for others to say, unless it was closed all the same.
+    if (comesBack && (!this.keepOpen || this.#closes > 0)) {
+      await this.#closeAgain();
+    }
+  }
+
+  /**
+   * Close the session if it lives though it was told that it has ended. An event from before its end,
+   * told late, says nothing: the broker is asked.
+   */
+  async #closeAgain(): Promise<void> {
+    const { sessionId } = this.#info;
+    const { signal } = this.#stopping;
+    for (let failures = 0; ; ) {
+      try {
+        let info = await this.#calls.getSession(sessionId, { signal });
+        if (!isFinal(info)) {
+          if (failures === 0) {
+            this.#logger?.warn(
+              `session ${sessionId} lives, though its end was told; it is closed: that was not on ` +
+                "record when the broker died",
+            );
+          }
+          const reason = "its program was told that it has ended";
+          info = await this.#calls.closeSession(sessionId, { reason, signal });
+        }
+        this.learn(info);
+        return;
+      } catch (error) {
+        if (error instanceof SessionNotFoundError) {
+          this.lose();
+          return;
+        }
+        if (!(error instanceof BrokerError) || error instanceof BrokerClosedError) {
+          throw error;
+        }
+        if (failures === 0) {
+          this.#logger?.error(
+            `session ${sessionId} could not be closed; trying again, since it may live: ${error}`,
+          );
+        }
+        failures += 1;
+        await this.#pause(failures);
+      }
     }
   }
 
@@ -363,7 +476,9 @@ export class Lifeline {
           this.#warn(error);
         }
         failures += 1;
-        await this.#pause(failures);
+        if (!this.isOver) {
+          await this.#pause(failures);
+        }
       }
     }
   }
@@ -402,11 +517,9 @@ export class Lifeline {
   }
 
   async #pause(failures: number): Promise<void> {
-    if (!this.isOver) {
-      const delay = BACKOFF.delay(failures - 1);
-      const ttl = seconds(this.#info.leaseTtl) ?? delay * RENEWALS;
-      await sleep(Math.min(delay, ttl / RENEWALS), this.#stopping.signal);
-    }
+    const delay = BACKOFF.delay(failures - 1);
+    const ttl = seconds(this.#info.leaseTtl) ?? delay * RENEWALS;
+    await sleep(Math.min(delay, ttl / RENEWALS), this.#stopping.signal);
   }
 
   #warn(error: BrokerError): void {

@@ -22,6 +22,10 @@ export const LEAVE_TIMEOUT = 15;
  * {@link waitEnded}, SessionEndedError from whatever needs a session, the end of {@link watch}; and if it
  * was not this handle, by {@link signal} and a line in the log.
  *
+ * An end is told at once and for good. If it was void, because the broker died before it was on record
+ * (see `persisted` of SessionEvent), the session that lives is closed, unless it is detached; only
+ * {@link watch} goes on until then.
+ *
  * At the end of an `await using` block it is closed, unless it was detached.
  */
 export class Session implements AsyncDisposable {
@@ -92,8 +96,9 @@ export class Session implements AsyncDisposable {
   }
 
   /**
-   * Why nothing is known of the session for now, so that {@link info} is as it was before; undefined
-   * while it is followed.
+   * Why nothing is known of the session for now, so that {@link info} is as it was before: the broker
+   * cannot be reached, or refuses the caller; or the handle, or the Broker, was closed, and the session
+   * lives. Undefined while it is followed.
    */
   get interruption(): BrokerError | undefined {
     return this.#lifeline.interruption;
@@ -184,14 +189,14 @@ export class Session implements AsyncDisposable {
     return this.#calls.sessionEvents(this.sessionId, options);
   }
 
-  /** Follow the session: as it is now, then whatever happens to it, until it has ended. */
+  /** Follow the session: as it is now, then whatever happens to it, until its end is on record. */
   watch(options: WatchOptions = {}): Watch {
     const filter = { sessionIds: [this.sessionId], includeFinal: true };
     return new Watch(
       this.#connection,
       { ...options, ...filter },
       {
-        ended: () => (this.ended ? this.info : undefined),
+        ended: () => (this.#lifeline.isSettled ? this.info : undefined),
         told: (session) => this.#lifeline.learn(session),
       },
     );
@@ -210,7 +215,8 @@ export class Session implements AsyncDisposable {
   /**
    * End the session; answers when its link has ended. Closing twice is no error.
    *
-   * To cancel it ends the wait; once the broker has the request, the session closes all the same.
+   * To cancel it ends the wait; once the broker has the request, the session closes all the same. An end
+   * that was told before it is on record may still prove void: it has the rest of the timeout for that.
    *
    * @param options - `reason` is for the broker's log; `timeout` is 30 s by default.
    * @throws SessionNotFoundError: the broker has no record of it.

@@ -28,6 +28,8 @@ import { LATE, unless, within } from "./waiting.js";
 
 /** Seconds: three times the interval at which a broker says that nothing has happened. */
 const SILENCE = 30;
+/** Seconds more for a stream that is silent: if this process was stopped, what has come is yet to be read. */
+const UNREAD = 0.5;
 /** Seconds that a stream must have lived to count as one that works. */
 const STEADY = 10;
 /** Seconds that a stream must have been open to count as resumed, unless it says something. */
@@ -66,7 +68,7 @@ export interface WatchOptions {
 
 /** How the handle of a session watches it. */
 export interface Follower {
-  /** The session once it has ended; the iteration ends then. */
+  /** The session once its end is on record; the iteration ends then. */
   ended(): SessionInfo | undefined;
   /** Takes the session as it is told, before the item is. */
   told(session: SessionInfo): void;
@@ -297,7 +299,10 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
    * @throws what the watch was ended with.
    */
   async #within<T>(promise: Promise<T>): Promise<T> {
-    const result = await unless(within(promise, this.#silence), this.#ending.signal);
+    let result = await unless(within(promise, this.#silence), this.#ending.signal);
+    if (result === LATE) {
+      result = await unless(within(promise, UNREAD), this.#ending.signal);
+    }
     if (result === LATE) {
       throw new BrokerUnreachableError(
         `the broker at ${this.#connection.address} has sent nothing for ${this.#silence} s, though ` +
@@ -366,6 +371,10 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
       case "snapshotComplete":
         return [...this.sessions.values()].every(isFinal);
       case "bookmark": {
+        if (this.sessions.size > 0) {
+          // It was told, and its end on record will be.
+          return false;
+        }
         const ended = this.#follower.ended();
         return ended !== undefined && 0n < ended.revision && ended.revision <= item.revision;
       }

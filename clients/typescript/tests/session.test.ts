@@ -243,7 +243,7 @@ describe("a handle", () => {
   test("that was told its end does not come back", async () => {
     const early = event(10n, 3n, { state: FAILED, persisted: false });
     tells(early);
-    const handle = await broker.openSession();
+    const handle = await broker.openSession({ keepOpen: true });
     await handle.waitEnded();
     peer.on("GetSession", { session: session({ sequence: 4n }) });
     await handle.refresh();

@@ -1,8 +1,11 @@
 /** A watch outlives its streams, loses nothing, and is never silent about it. */
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 
 import { create } from "@bufbuild/protobuf";
 import { status } from "@grpc/grpc-js";
@@ -243,6 +246,40 @@ describe("a stream that is lost", () => {
     assert.match(silent.message, /has sent nothing for 0.4 s/);
     const expected = ["interrupted", "resumed", ...Array(4).fill("bookmark"), "interrupted"];
     assert.deepEqual(kinds(items.slice(2, 9)), expected);
+  });
+
+  test("is not taken for dead by a process that was stopped, and has not read yet", async () => {
+    const busy = async function* () {
+      for (let count = 0; count < 100; count++) {
+        await sleep(100);
+        yield bookmark(10n);
+      }
+    };
+    peer.tells(async function* () {
+      yield* HEAD;
+      yield* busy();
+    }, busy);
+    const program = fileURLToPath(new URL("watch_and_say.js", import.meta.url));
+    const child = spawn(process.execPath, [program, peer.address, "0.5"], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const gone = once(child, "exit");
+    try {
+      let said = "";
+      child.stdout.setEncoding("utf8").on("data", (lines: string) => {
+        said += lines;
+      });
+      await eventually(() => said.includes("bookmark"), "it has begun");
+      child.kill("SIGSTOP");
+      await sleep(1_000);
+      const before = said.length;
+      child.kill("SIGCONT");
+      await eventually(() => said.length > before + 100, "it has read what has come");
+      assert.doesNotMatch(said, /interrupted/);
+    } finally {
+      child.kill("SIGKILL");
+      await gone;
+    }
   });
 
   test("is given up when it was told to", async () => {
