@@ -44,7 +44,7 @@ dev: $(VENV)/.runs ## run the broker with a simulated Gateway and its own Postgr
 # Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
 # every command that they start would compile all of it anew.
 test: export PYTHONDONTWRITEBYTECODE =
-test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed $(if $(shell command -v go 2>/dev/null),$(GRPC_TOOLS)) ## run the whole test suite
+test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed ## run the whole test suite
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(BIN)/pytest --numprocesses 3 $(STUBS)
 	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
