@@ -229,7 +229,6 @@ class Broker(SessionCalls):
         return SessionOpening(
             open_,
             validate=validate,
-            forget=self._lifelines.discard,
             raise_on_end=raise_on_end,
             close_timeout=close_timeout,
         )
@@ -287,7 +286,6 @@ class Broker(SessionCalls):
         return SessionOpening(
             open_,
             validate=validate,
-            forget=self._lifelines.discard,
             raise_on_end=raise_on_end,
             close_timeout=close_timeout,
         )
@@ -396,3 +394,5 @@ async def _leave(lifeline: Lifeline) -> None:
         await lifeline.leave(timeout=LEAVE_TIMEOUT)
     except BrokerError as error:
         logger.error("session %s could not be closed: %s", lifeline.info.session_id, error)
+    finally:
+        await lifeline.stop()

@@ -38,6 +38,9 @@ class Lifeline:
     lives: a broker that restarts takes its sessions up, and their leases begin anew; a caller that
     is refused may be let in again.
 
+    An end is told at once, and stays told. The session is followed until its end is on record: if
+    the broker dies before that, the next one takes the session up, and nobody would know of it.
+
     Args:
         calls: to the broker.
         info: the session as the broker has just answered.
@@ -47,7 +50,7 @@ class Lifeline:
     Attributes:
         keep_open: whether `leave` leaves it open.
         on_end: called once, when somebody else has ended the session.
-        on_finish: called once the session has ended and nothing is left to be done.
+        on_finish: called once nothing is left to be done.
         interruption: why nothing is known of the session now; None if it is followed.
         renewal_error: why the last renewal failed; None if it did not.
     """
@@ -68,6 +71,10 @@ class Lifeline:
         self._lease_changed = asyncio.Event()
         self._renewed_at = 0.0
         self._is_gone = False
+        # Its end cannot be void any more.
+        self._is_on_record = False
+        # The broker has it, though its end was told.
+        self._lives_on = False
         self._is_stopped = False
         # Events that were not persisted are void when the broker dies.
         self._may_fall_back = False
@@ -89,6 +96,11 @@ class Lifeline:
     def is_over(self) -> bool:
         """Whether the session has ended, or the broker has no record of it."""
         return self._is_gone or self._info.is_final
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing will follow about the session: it has ended, and that is on record."""
+        return self.is_over and self._is_on_record
 
     @property
     def is_over_by_others(self) -> bool:
@@ -160,10 +172,12 @@ class Lifeline:
             self._is_closing = self._is_closing and self.is_over
             raise
         self.learn(info)
-        await self.stop()
+        self._lives_on = False
 
     async def leave(self, *, timeout: float) -> None:
         """What the end of a block does: close the session unless it is to stay open.
+
+        One whose end is not on record is followed on, until `stop`.
 
         Args:
             timeout: seconds that this may take.
@@ -171,15 +185,17 @@ class Lifeline:
         Raises:
             BrokerError: it could not be closed.
 
-        Cancellation ends the wait; no task is left behind.
+        Cancellation ends the wait.
         """
+        lives = self._lives_on or not self.is_over
         try:
-            if not self.is_over and not self._is_stopped and not self.keep_open:
+            if lives and not self._is_stopped and not self.keep_open:
                 await self.close(reason="its block has ended", timeout=timeout)
         except SessionNotFoundError:
             pass
         finally:
-            await self.stop()
+            if self.keep_open or not self.is_over or self._is_on_record:
+                await self.stop()
 
     def learn(self, info: SessionInfo) -> None:
         """Take what a call has answered or a watch has told, unless something newer is known."""
@@ -197,6 +213,8 @@ class Lifeline:
 
     def lose(self) -> None:
         """The broker has no record of the session."""
+        self._is_on_record = True
+        self._lives_on = False
         if not self.is_over:
             self._is_gone = True
             self._tell_end()
@@ -232,11 +250,17 @@ class Lifeline:
         if not task.cancelled() and task.exception() is not None:
             # A bug of ours.
             logger.error("%s has ended by itself", task.get_name(), exc_info=task.exception())
-        if self.is_over and all(each.done() for each in self._tasks) and self.on_finish is not None:
+        is_finished = (self.is_over or self._is_stopped) and all(
+            map(asyncio.Task.done, self._tasks)
+        )
+        if is_finished and self.on_finish is not None:
             self.on_finish()
 
     def _set(self, info: SessionInfo) -> None:
         was_over = self.is_over
+        if was_over and (self._is_on_record or not info.is_final):
+            # Nobody could take back that it was told.
+            return
         if info.lease_expire_time is None and info.lease_ttl is not None and not info.is_final:
             # Events do not say it: renewals are none.
             info = replace(info, lease_expire_time=self._info.lease_expire_time)
@@ -262,9 +286,9 @@ class Lifeline:
         self._changed = asyncio.Event()
 
     async def _follow(self) -> None:
-        """Follow the session until it has ended."""
+        """Follow the session until its end is on record."""
         failures = 0
-        while not self.is_over:
+        while not self.is_settled:
             try:
                 await self._watch()
             except BrokerClosedError:
@@ -289,14 +313,16 @@ class Lifeline:
                     self._refusal = None
                     logger.info("session %s is followed again", session_id)
                 match item:
-                    case Snapshot() | SessionEvent():
-                        self._told(item.session)
+                    case Snapshot():
+                        await self._told(item.session, is_on_record=True)
+                    case SessionEvent():
+                        await self._told(item.session, is_on_record=item.persisted)
                     case SnapshotComplete() if session_id not in watch.sessions:
                         self.lose()
                     case Interrupted():
                         self._may_fall_back = True
                 self._pulse()
-                if self.is_over:
+                if self.is_settled:
                     return
 
     def _refuse(self, error: BrokerError) -> None:
@@ -308,10 +334,50 @@ class Lifeline:
             )
         self._refusal = error
 
-    def _told(self, info: SessionInfo) -> None:
-        if info.sequence >= self._info.sequence or self._may_fall_back:
+    async def _told(self, info: SessionInfo, *, is_on_record: bool) -> None:
+        is_end = info.is_final and is_on_record
+        if is_end or info.sequence >= self._info.sequence or self._may_fall_back:
             self._may_fall_back = False
             self._set(info)
+            self._is_on_record = self._is_on_record or is_end
+            if self.is_over and not info.is_final and not self.keep_open:
+                await self._close_again()
+
+    async def _close_again(self) -> None:
+        """Close the session if it lives though it was told that it has ended: nobody uses it any
+        more, and it holds its client id. An event from before its end that comes late says nothing,
+        so that the broker is asked.
+        """
+        session_id, failures = self._info.session_id, 0
+        while not self.is_settled:
+            try:
+                info = await self._calls.get_session(session_id)
+                if not info.is_final:
+                    self._lives_on = True
+                    logger.warning(
+                        "session %s lives, but was told to have ended; it is closed", session_id
+                    )
+                    info = await self._calls.close_session(
+                        session_id, reason="its program was told that it has ended"
+                    )
+            except SessionNotFoundError:
+                self.lose()
+            except BrokerClosedError:
+                return
+            except BrokerError as error:
+                if not failures:
+                    logger.error(
+                        "session %s, which was told to have ended, could not be closed; trying "
+                        "again: %s",
+                        session_id,
+                        error,
+                    )
+                failures += 1
+                await self._pause(failures)
+            else:
+                self._lives_on = False
+                self.learn(info)
+                return
 
     async def _renew(self) -> None:
         """Renew the lease, whenever there is one, until the session has ended."""
@@ -366,7 +432,7 @@ class Lifeline:
             self._warn(error)
 
     async def _pause(self, failures: int, backoff: Backoff = _BACKOFF) -> None:
-        if self.is_over:
+        if self.is_settled:
             return
         delay = backoff.delay(failures - 1, retry_after=None, chance=self._chance())
         ttl = self._info.lease_ttl

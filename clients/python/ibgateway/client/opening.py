@@ -30,7 +30,6 @@ class SessionOpening:
     Args:
         open_: opens it.
         validate: checks the request.
-        forget: called when its block has ended.
         raise_on_end: whether the body is told by an exception.
         close_timeout: seconds that closing may take at the end of the block.
     """
@@ -40,13 +39,11 @@ class SessionOpening:
         open_: Callable[[], Awaitable[tuple[Session, Lifeline]]],
         *,
         validate: Callable[[], Awaitable[None]],
-        forget: Callable[[Lifeline], None],
         raise_on_end: bool,
         close_timeout: float,
     ) -> None:
         self._open = open_
         self._validate = validate
-        self._forget = forget
         self._raise_on_end = raise_on_end
         self._close_timeout = close_timeout
         self._entered: tuple[Lifeline, asyncio.Timeout] | None = None
@@ -101,7 +98,5 @@ class SessionOpening:
             said = f"session {lifeline.info.session_id} could not be closed: {failure}"
             error.add_note(said)
             logger.warning("%s", said)
-        finally:
-            self._forget(lifeline)
         if self._raise_on_end and lifeline.is_over_by_others and (interrupted or error is None):
             raise lifeline.ended_error() from None

@@ -30,6 +30,10 @@ class Session:
     (``ibgateway.client``, level ERROR), and SessionEndedError in the body of ``async with``, unless
     that is told not to.
 
+    An end is told at once and for good. If it was void, because the broker died before it was on
+    record, the session that lives is closed while its Broker is open, unless it is to stay open.
+    Only `watch` goes on until the end is on record.
+
     ``timeout`` and ``correlation_id`` of its methods are as in `SessionCalls`.
 
     Args:
@@ -297,7 +301,7 @@ class Session:
             silence=silence,
             give_up_after=give_up_after,
             correlation_id=correlation_id,
-            ended=lambda: self.info if self.ended else None,
+            ended=lambda: self.info if self._lifeline.is_settled else None,
             told=self._lifeline.learn,
         )
 

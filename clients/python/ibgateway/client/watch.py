@@ -80,7 +80,8 @@ class Watch:
             for it is cancelled.
         give_up_after: seconds of an outage after which its error is raised; None never.
         correlation_id: a UUID4; None makes one.
-        ended: gives the one session that is watched once it has ended; its iteration ends then.
+        ended: gives the one session that is watched once its end is on record; its iteration ends
+            then.
         told: takes each session that is told, before it is.
     """
 
