@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,6 +19,7 @@ from ibgateway.simulator.v1 import simulator_service_pb2
 
 from tests.documentation.brokers import dev
 from tests.documentation.pages import GRPCURL, PAGES, ROOT, blocks
+from tests.harness import eventually
 from tests.program import ask, environment, missing
 
 BIN = ROOT / ".tools" / "bin"
@@ -183,12 +185,18 @@ async def brokers(directory: Path) -> AsyncIterator[dict[str, str]]:
             stack.enter_async_context(dev()),
             stack.enter_async_context(dev("--access", str(directory / "trial"))),
         )
+        # As it is by the time that somebody has typed the first command.
+        await eventually(functools.partial(reaches_its_gateway, trusting.grpc), timeout=40)
         yield {
             "127.0.0.1:50051": trusting.grpc,
             "127.0.0.1:50052": trusting.control,
             "broker.example.net:50051": asking.grpc,
             "broker.example:50051": asking.grpc,
         }
+
+
+async def reaches_its_gateway(broker: str) -> bool:
+    return (await ask("health", "gateways/default", "--broker", broker)).code == 0
 
 
 def differs(told: str, said: str) -> str | None:
