@@ -14,7 +14,7 @@ HEALTH_PROBE := v0.4.62
 GRPC_TOOLS := .tools/grpcurl.$(GRPCURL).$(HEALTH_PROBE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test test-clients check audit image soak robustness bench format proto docs screenshots grpcurl lock clean
+.PHONY: help install dev test test-clients test-floors check audit image soak robustness bench format proto docs screenshots grpcurl lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -44,9 +44,11 @@ dev: $(VENV)/.runs ## run the broker with a simulated Gateway and its own Postgr
 # Three workers for two cores: half of the time is waiting. Bytecode is kept, since each of them and
 # every command that they start would compile all of it anew.
 test: export PYTHONDONTWRITEBYTECODE =
-test: install $(FLOORS_VENV)/.installed $(DEPLOY_VENV)/.installed ## run the whole test suite
+test: install $(DEPLOY_VENV)/.installed ## run the whole test suite
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(BIN)/pytest --numprocesses 3 $(STUBS)
+
+test-floors: install $(FLOORS_VENV)/.installed ## test Python's client with the oldest libraries that it supports
 	GATEWAY_BROKER_PYTHON=$(CURDIR)/$(BIN)/python $(FLOORS_VENV)/bin/pytest --numprocesses 3 $(STUBS)
 
 test-clients: install ## test the clients of all languages, or of LANGUAGES="go rust"
