@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 # The broker of the live tests is a child: gRPC's fork handlers would disturb it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# What a shell starts in the background ignores SIGINT, and so would the programs that are to end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import pytest_asyncio
