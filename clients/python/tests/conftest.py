@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 # The broker of the live tests is a child: gRPC's fork handlers would disturb it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-# What a shell starts in the background ignores SIGINT, and so would the programs that are to end by it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 import pytest_asyncio
 
@@ -20,6 +17,9 @@ from ibgateway.client import Broker, connect
 from live_broker import LiveBroker, data_directory
 from scripted_broker import ScriptedBroker
 from scripted_session import QUICK, Peer
+
+# What a shell starts in the background ignores SIGINT, and so would programs that are to end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest_asyncio.fixture
