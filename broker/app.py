@@ -56,8 +56,7 @@ from broker.runtime.observer import Observer
 from broker.runtime.supervisor import Ports
 from broker.session.model import Session
 from broker.store.embedded import EmbeddedPostgres, EmbeddedSettings
-from broker.store.migration import upgrade
-from broker.store.postgres import StoreSettings
+from broker.store.postgres import StoreSettings, schema_is_behind
 from broker.store.record import PostgresStore
 from broker.telemetry.metrics import Metrics
 from broker.telemetry.observers import telemetry
@@ -355,12 +354,12 @@ async def _store(settings: Settings, stack: AsyncExitStack, observer: Observer) 
 async def _database(settings: Settings, stack: AsyncExitStack) -> str:
     if settings.database_url is not None:
         if settings.auto_migrate:
-            await upgrade(settings.database_url)
+            await _migrate(settings, settings.database_url)
         return settings.database_url
     embedded = await stack.enter_async_context(
         EmbeddedPostgres(EmbeddedSettings(data_dir=settings.data_dir))
     )
-    await upgrade(embedded.dsn)
+    await _migrate(settings, embedded.dsn)
     logger.warning(
         "embedded_database",
         extra={
@@ -370,6 +369,14 @@ async def _database(settings: Settings, stack: AsyncExitStack) -> str:
         },
     )
     return embedded.dsn
+
+
+async def _migrate(settings: Settings, dsn: str) -> None:
+    if await schema_is_behind(StoreSettings(dsn=dsn, timeout=settings.store_timeout)):
+        # Alembic takes longer to import than most starts have left to do.
+        from broker.store.migration import upgrade  # noqa: PLC0415
+
+        await upgrade(dsn)
 
 
 async def _guard(store: PostgresStore) -> None:

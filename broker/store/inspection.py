@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from broker.session.drain import Drain
-from broker.store.postgres import LOCK_KEY, Connection, Row, connect
+from broker.store.postgres import LOCK_KEY, Connection, Row, connect, schema_version
 from broker.store.queries import QUERIES
 
 OLDEST_SERVER: Final = 14
@@ -131,10 +131,9 @@ async def _look(connection: Connection, gateways: Sequence[str]) -> Inspection:
         [await _ask(connection) for _ in range(_TRIES)], key=lambda answer: answer[0]
     )
     version = connection.get_server_version()
-    migration = holder = None
+    holder = None
     drains: dict[str, Drain] = {}
-    if await connection.fetchval(QUERIES["schema_revision"]):
-        migration = await connection.fetchval(QUERIES["migration_version"])
+    migration = await schema_version(connection)
     if state["is_ours"]:
         row = await connection.fetchrow(QUERIES["lock_holder"], LOCK_KEY)
         if row is not None and row["pid"] is not None:

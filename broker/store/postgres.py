@@ -285,14 +285,33 @@ async def require_schema(settings: StoreSettings) -> None:
         await connection.close()
 
 
+async def schema_is_behind(settings: StoreSettings) -> bool:
+    """Whether a database must be migrated before we can use it.
+
+    Raises:
+        StartupError: it cannot be reached.
+    """
+    async with _reached(settings) as connection:
+        version = await schema_version(connection)
+        await connection.close()
+    return version is None or version < SCHEMA_VERSION
+
+
 @asynccontextmanager
 async def _starting(settings: StoreSettings) -> AsyncIterator[Connection]:
     """A connection to a database of our schema, kept if the body succeeds; else StartupError."""
+    async with _reached(settings) as connection:
+        await _require_schema(connection)
+        yield connection
+
+
+@asynccontextmanager
+async def _reached(settings: StoreSettings) -> AsyncIterator[Connection]:
+    """A connection, kept if the body succeeds; else StartupError."""
     try:
         async with asyncio.timeout(settings.timeout + _LOCK_PATIENCE):
             connection = await connect(settings.dsn, timeout=settings.timeout)
             try:
-                await _require_schema(connection)
                 yield connection
             except BaseException:  # what the body raises, too: nobody else has it
                 connection.terminate()
@@ -340,10 +359,16 @@ async def _keep(_connection: object) -> None:
     """Instead of asyncpg's reset, a round trip per call: we never change a connection's state."""
 
 
+async def schema_version(connection: Connection) -> str | None:
+    """The newest migration that a database has; None before the first."""
+    if not await connection.fetchval(QUERIES["schema_revision"]):
+        return None
+    version: str | None = await connection.fetchval(QUERIES["migration_version"])
+    return version
+
+
 async def _require_schema(connection: Connection) -> None:
-    version = None
-    if await connection.fetchval(QUERIES["schema_revision"]):
-        version = await connection.fetchval(QUERIES["migration_version"])
+    version = await schema_version(connection)
     if version is None or version < SCHEMA_VERSION:
         raise StartupError(
             f"the database is at migration {version or 'none'}, this broker needs "

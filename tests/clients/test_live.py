@@ -1,4 +1,7 @@
-"""The Python client does what every client must, on a real stage; one that lies is found out."""
+"""The scenario on a real stage: the Python client passes, one that lies is found out.
+
+Only the chapters that are lied about; `make test-clients` plays all of them, in every language.
+"""
 
 from __future__ import annotations
 
@@ -64,23 +67,22 @@ LIES: list[tuple[str, Change, str]] = [
 
 # One test, since each worker would set a stage of its own.
 @pytest.mark.timeout(150)
-async def test_the_python_client_does_it_all_and_one_that_lies_is_found_out(
-    tmp_path: Path,
-) -> None:
-    chapters = scenario.read()
+async def test_the_python_client_passes_and_one_that_lies_is_found_out(tmp_path: Path) -> None:
+    lied_about = {name for name, _, _ in LIES}
+    chapters = [each for each in scenario.read() if each.name in lied_about]
     async with stage() as ready:
         async with Runner(COMMAND, PYTHON, environment()) as runner:
             outcome = await Play(chapters, ready, runner, lambda _: None).run()
         assert not outcome.failures, "\n".join(map(str, outcome.failures))
         assert outcome.hello["language"] == "Python"
         assert not outcome.left_out
-        assert outcome.passed == outcome.total == sum(len(each.steps) for each in chapters)
+        assert outcome.passed == outcome.total == sum(len(each.steps) for each in chapters) > 0
 
         for name, change, step in LIES:
-            lied_about = [each for each in chapters if each.name == name]
+            chapter = [each for each in chapters if each.name == name]
             async with Liar(COMMAND, PYTHON, environment()) as runner:
                 runner.change = change
-                outcome = await Play(lied_about, ready, runner, lambda _: None).run()
+                outcome = await Play(chapter, ready, runner, lambda _: None).run()
             assert [failure.step for failure in outcome.failures] == [step], change.__name__
             [failure] = outcome.failures
             assert failure.why

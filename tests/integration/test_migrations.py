@@ -20,10 +20,12 @@ from broker.session.client_ids import Quarantined
 from broker.session.drain import Drain
 from broker.session.machine import TRANSITIONS
 from broker.session.model import SessionEvent, Transition
+from broker.simulator.gateway import SimulatedGateway
 from broker.store.codec import KINDS, encode_event
 from broker.store.migration import check, current, downgrade, head, upgrade
 from broker.store.postgres import SCHEMA_VERSION, StoreSettings
 from broker.store.record import PostgresStore
+from tests.harness import serving
 from tests.integration.test_store import NOW, leased, life, opened, requested
 from tests.postgres import execute
 
@@ -119,6 +121,25 @@ def alembic(dsn: str, *arguments: str) -> None:
 
 def test_the_code_needs_the_newest_migration() -> None:
     assert head() == SCHEMA_VERSION
+
+
+def test_a_start_does_not_load_alembic_before_there_is_something_to_migrate() -> None:
+    program = (
+        "import sys, broker.app; sys.exit(sys.modules.keys() & {'alembic', 'sqlalchemy'} != set())"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=True)
+
+
+async def test_a_broker_that_may_migrate_does_so_and_leaves_what_is_newer(
+    simulator: SimulatedGateway, empty_database_url: str
+) -> None:
+    for _ in range(2):
+        async with serving(simulator, empty_database_url, auto_migrate=True):
+            assert await current(empty_database_url) == SCHEMA_VERSION
+    await execute(empty_database_url, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StartupError, match="made by a newer broker"):
+        async with serving(simulator, empty_database_url, auto_migrate=True):
+            pass
 
 
 @pytest.mark.requirement("AC-012")
