@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -277,11 +276,3 @@ asyncio.run(main())
     )
     assert done.stdout.strip() == str(user.pw_uid), done.stderr
     assert (fresh_data_dir / "postgres").stat().st_mode & 0o077 == 0
-
-
-async def test_an_existing_cluster_starts_within_a_second(fresh_data_dir: Path) -> None:
-    async with EmbeddedPostgres(EmbeddedSettings(fresh_data_dir)):
-        pass
-    began = time.perf_counter()
-    async with EmbeddedPostgres(EmbeddedSettings(fresh_data_dir)):
-        assert time.perf_counter() - began < 1.0

@@ -107,7 +107,7 @@ async def test_a_hung_gateway_is_noticed_without_anybody_asking(
         watch = Watch(client)
         await watch.snapshot()
         [lost] = await watch.events(1)
-        assert time.monotonic() - begin < 1.2 + 0.3 + 1.0
+        assert time.monotonic() - begin < 1.2 + 0.3 + 3.0
         assert lost.transition.reason == "HEARTBEAT_UNANSWERED"
         assert lost.session.last_failure.reason == "IB_CONN_003"
         assert lost.session.last_failure.phase == "heartbeat"
@@ -281,7 +281,7 @@ async def test_what_lasts_too_long_is_told_again_and_again(
             for event in alarms
         ]
         for time_told, due in zip(times, (0.4, 0.8, 1.6), strict=True):
-            assert due - 0.05 < time_told < 2 * due - 0.05
+            assert due - 0.05 < time_told < 2 * due + 1.0
         await simulator.stop_listening()
         simulator.drop()
         while True:
@@ -390,9 +390,9 @@ async def test_an_operator_closes_the_circuit_and_who_waits_tries_at_once(
         async def waits_long() -> bool:
             left = await client.get(session.session_id)
             wait = left.next_attempt_time.ToNanoseconds() / 1e9 - time.time()
-            return wait > 1.5
+            return wait > 5.0
 
-        await eventually(waits_long, timeout=10)
+        await eventually(waits_long, timeout=20)
         await simulator.start_listening()
         begin = time.monotonic()
         ask = gateway_service_pb2.ResetCircuitBreakerRequest()
@@ -400,7 +400,7 @@ async def test_an_operator_closes_the_circuit_and_who_waits_tries_at_once(
         state = answer.gateway.circuit_breaker.state
         assert state == gateway_pb2.CIRCUIT_BREAKER_STATE_CLOSED
         await eventually(reached(client, session.session_id, 2))
-        assert time.monotonic() - begin < 1.0
+        assert time.monotonic() - begin < 4.0
 
 
 # -- humans and maintenance ------------------------------------------------------

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -308,22 +307,20 @@ async def test_while_the_broker_stops_a_close_is_left_to_the_next_one(
             await broker.wait()
 
 
-async def test_a_restart_takes_less_than_three_seconds_to_bring_ten_sessions_back(
+async def test_a_restart_brings_ten_sessions_back_without_waiting_out_a_timer(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
-    """The bench has the figures; here only that nothing waits out a timer."""
+    """How long it takes is a figure of the bench."""
     async with process(simulator, database_url) as (broker, client):
         for client_id in range(1, 11):
             await client.open(client_id=client_id)
         await killed(broker)
-    begin = time.monotonic()
     async with process(simulator, database_url) as (broker, client):
 
         async def all_back() -> bool:
             return len(await client.list(states=[CONNECTED])) == 10
 
-        await eventually(all_back, timeout=20)
-    assert time.monotonic() - begin < 15
+        await eventually(all_back, timeout=15)
 
 
 async def test_a_second_broker_does_not_touch_the_sessions_of_the_first(

@@ -257,7 +257,7 @@ async def test_a_silent_gateway_is_given_up_after_the_timeout_of_the_request(
     assert said.reason == "IB_CONN_003"
     assert said.failure is not None
     assert said.failure.phase == "start_api"
-    assert 0.4 < time.monotonic() - begin < 2.5
+    assert 0.4 < time.monotonic() - begin < 4.5  # the gateway's own would be 5
 
 
 async def test_a_gateway_that_comes_back_is_reached_by_the_next_attempt(
@@ -278,7 +278,7 @@ async def test_the_failure_of_the_gateway_is_an_attempt_of_everyone_who_waits(
         return_exceptions=True,
     )
     assert all(isinstance(result, grpc.aio.AioRpcError) for result in results)
-    assert time.monotonic() - begin < 2.5  # not ten times half a second
+    assert time.monotonic() - begin < 4.5  # not ten times half a second
     assert len(simulator.journal) <= 3
 
 

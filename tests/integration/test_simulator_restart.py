@@ -178,7 +178,7 @@ async def test_ib_async_lives_through_a_restart() -> None:
         with pytest.raises(ConnectionRefusedError):
             await ib.connectAsync(sim.host, sim.port, clientId=7, timeout=2)
         assert await script.wait() is ScriptState.FINISHED
-        assert 0.2 <= time.monotonic() - started < 2
+        assert 0.2 <= time.monotonic() - started < 10
         await ib.connectAsync(sim.host, sim.port, clientId=7, timeout=2)
         ib.disconnect()
         await eventually(lambda: not sim.clients)

@@ -311,7 +311,6 @@ async def test_a_watcher_whose_lag_grows_too_far_is_cut_and_resumes_with_its_tok
         assert [event.revision for event in rest] == list(range(len(read) + 1, 1081))
 
 
-@pytest.mark.timeout(100)
 async def test_a_thousand_watchers_that_come_back_at_once_are_all_served(
     simulator: SimulatedGateway, database_url: str
 ) -> None:
