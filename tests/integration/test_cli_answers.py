@@ -315,16 +315,10 @@ async def test_a_watch_on_a_terminal_is_a_table_that_follows_a_fault_and_its_end
             screen = await watch.shows("2 CONNECTED")
             assert "DATA_CONTINUOUS is FALSE" in screen
             assert "RECONNECTING -> CONNECTED generation 2" in screen
-            ending = asyncio.create_task(watch.process.wait(), name="the end of the watch")
-
-            async def ended() -> bool:
-                # As somebody would: once more, if the first was not heard.
-                watch.process.send_signal(signal.SIGINT)
-                await asyncio.wait((ending,), timeout=4)
-                return ending.done()
-
-            await eventually(ended, 20)
-            assert ending.result() == 130
+            watch.process.send_signal(signal.SIGINT)
+            # Who does not read on keeps it from writing its last table.
+            await eventually(lambda: watch.text() and watch.process.returncode is not None, 20)
+            assert watch.process.returncode == 130
             # The last table stays on the screen.
             assert "2 CONNECTED" in watch.text().rpartition("LAST EVENTS")[0]
             assert "Traceback" not in watch.text()
