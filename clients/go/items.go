@@ -74,7 +74,8 @@ type Draining struct {
 }
 
 // Interrupted tells that the stream was lost: nothing is known until Resumed, which comes by itself. It
-// is told once for each loss, and again when the cause changes.
+// is told once for each loss, again when the cause changes, and before each wait of more than 30 s. A
+// watch waits as long as the broker asks, for an hour at most.
 type Interrupted struct {
 	// Err is why: a BrokerError.
 	Err error

@@ -23,6 +23,9 @@ var lifelineBackoff = Backoff{Initial: 500 * time.Millisecond, Maximum: 5 * time
 // Two goroutines, until stop or the session's end: one follows the session, one renews its lease at a
 // third of the time that was granted. Neither gives up while it is unknown whether the session lives: a
 // broker that restarts takes its sessions up, and their leases begin anew.
+//
+// An end is told at once, whoever has ended the session, and it is followed until that is on record. If
+// the broker dies before, the session lives in the next one, where nobody uses it: it is closed again.
 type lifeline struct {
 	broker *Broker
 	id     string
@@ -46,7 +49,9 @@ type lifeline struct {
 	closing      bool  // by us
 	keepOpen     bool  // Broker.Close leaves it open
 	mayFallBack  bool  // events that were not persisted are void when the broker dies
+	provisional  bool  // its end was told by an event that was not persisted
 	onRecord     bool  // its end cannot be void any more
+	livesOn      bool  // the broker has it, though its end was told
 	news         error // of its end, for the log
 	interruption error
 	renewalError error
@@ -95,31 +100,40 @@ func (l *lifeline) stop() {
 	l.tell(l.stoppedError())
 }
 
-// close ends the session.
+// close ends the session. It waits for the answer only: see follow for what may come after that.
 func (l *lifeline) close(ctx context.Context, reason string) error {
 	l.setClosing(true)
 	info, err := l.broker.CloseSession(ctx, l.id, reason)
+	if notFound := (*SessionNotFoundError)(nil); errors.As(err, &notFound) {
+		l.lose()
+	}
 	if err != nil {
-		l.setClosing(false)
+		l.setClosing(l.isOver()) // nobody knows whether it closes: whatever ends it from now on is news
 		return err
 	}
 	l.learn(info)
-	l.stop()
+	l.setLivesOn(false)
 	return nil
 }
 
-// leave is what the end of the Broker does: close the session unless it is to stay open.
+// leave is what the end of the Broker does: close the session unless it is to stay open. It does not wait
+// until an end is on record.
 func (l *lifeline) leave(ctx context.Context) error {
 	defer l.stop()
 	l.mu.Lock()
-	stays := l.keepOpen || l.stopped || l.isOverLocked()
+	over := l.isOverLocked()
+	stays := !l.livesOn && (over || l.keepOpen)
+	mayLive := over && l.provisional && !l.onRecord
 	l.mu.Unlock()
 	if stays {
+		if mayLive {
+			l.broker.connection.log.Warn("a session may live: its end is not on record yet, and not waited for",
+				"session_id", l.id)
+		}
 		return nil
 	}
 	err := l.close(ctx, "its program has ended")
 	if notFound := (*SessionNotFoundError)(nil); errors.As(err, &notFound) {
-		l.lose()
 		return nil
 	}
 	if err != nil {
@@ -134,6 +148,12 @@ func (l *lifeline) setClosing(is bool) {
 	l.closing = is
 }
 
+func (l *lifeline) setLivesOn(is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.livesOn = is
+}
+
 func (l *lifeline) isOver() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -146,7 +166,7 @@ func (l *lifeline) isOverLocked() bool { return l.gone || IsFinal(l.info) }
 func (l *lifeline) isSettled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.gone || (IsFinal(l.info) && l.onRecord)
+	return l.isOverLocked() && l.onRecord
 }
 
 func (l *lifeline) current() *brokerv1.Session {
@@ -219,6 +239,7 @@ func (l *lifeline) renewed(answer *brokerv1.Session) *brokerv1.Session {
 func (l *lifeline) lose() {
 	l.mu.Lock()
 	defer l.unlock()
+	l.onRecord, l.livesOn = true, false
 	if !l.isOverLocked() {
 		l.gone = true
 		l.tellEnd()

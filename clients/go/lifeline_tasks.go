@@ -2,6 +2,7 @@ package ibgateway
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"time"
 
@@ -29,6 +30,7 @@ func (l *lifeline) follow() {
 		l.mu.Lock()
 		before := l.interruption
 		l.interruption = err
+		l.mayFallBack = true // the snapshot of the next watch is what is so
 		l.pulse()
 		l.mu.Unlock()
 		if reflect.TypeOf(before) != reflect.TypeOf(err) {
@@ -69,8 +71,10 @@ func (l *lifeline) told(info *brokerv1.Session, onRecord bool) {
 		l.mayFallBack = false
 		l.set(info)
 		l.onRecord = l.onRecord || end
+		l.provisional = IsFinal(info) && !onRecord
 	}
-	closes := lives && !l.keepOpen
+	// Of one that is to stay open it is for others to say, unless it was closed all the same.
+	closes := lives && (l.closing || !l.keepOpen)
 	l.unlock()
 	if closes {
 		l.closeAgain()
@@ -79,19 +83,35 @@ func (l *lifeline) told(info *brokerv1.Session, onRecord bool) {
 
 // closeAgain closes a session if it lives though it was told that it has ended: that was not on record
 // when the broker died. Nobody uses it or renews its lease any more, and it holds its client id. An event
-// from before its end, told late, says nothing: the broker is asked.
+// from before its end, told late, says nothing: the broker is asked, until it answers.
 func (l *lifeline) closeAgain() {
 	log := l.broker.connection.log
-	info, err := l.broker.GetSession(l.ctx, l.id)
-	if err == nil && !IsFinal(info) {
-		log.Warn("a session lives that was told to have ended; it is closed", "session_id", l.id)
-		info, err = l.broker.CloseSession(l.ctx, l.id, "its program was told that it has ended")
+	lives := false
+	for failures := 0; l.ctx.Err() == nil; failures++ {
+		info, err := l.broker.GetSession(l.ctx, l.id)
+		if err == nil && !IsFinal(info) {
+			if !lives {
+				log.Warn("a session lives that was told to have ended; it is closed", "session_id", l.id)
+			}
+			lives = true
+			l.setLivesOn(true)
+			info, err = l.broker.CloseSession(l.ctx, l.id, "its program was told that it has ended")
+		}
+		if err == nil {
+			l.setLivesOn(false)
+			l.learn(info)
+			return
+		}
+		if notFound := (*SessionNotFoundError)(nil); errors.As(err, &notFound) {
+			l.lose()
+			return
+		}
+		if failures == 0 && l.ctx.Err() == nil {
+			log.Error("a session that was told to have ended could not be closed; trying again",
+				"session_id", l.id, "error", err)
+		}
+		l.pause(failures)
 	}
-	if err != nil {
-		log.Error("a session that was told to have ended could not be closed", "session_id", l.id, "error", err)
-		return // its next event tries again
-	}
-	l.learn(info)
 }
 
 // renew renews the lease, whenever there is one, until the session has ended.

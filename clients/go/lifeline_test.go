@@ -33,6 +33,7 @@ func TestARefusalDoesNotEndTheLifeline(t *testing.T) {
 
 // provisional is an event that is not on record.
 func provisional(of *brokerv1.Session) *brokerv1.WatchSessionsResponse {
+	of = proto.CloneOf(of)
 	of.Revision = 2
 	return event(0, of)
 }

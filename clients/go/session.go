@@ -18,8 +18,9 @@ import (
 // what depends on the session; Err and Ended; WaitEnded; a SessionEndedError from whatever needs a session; the
 // end of Watch; and a line in the log at level ERROR, unless you have closed it.
 //
-// An end is told at once and for good. If it was void, because the broker died before it was on record,
-// the session that lives is closed, unless it is to stay open; only Watch goes on until then.
+// An end is told at once and for good, also that by Close. If it was void, because the broker died before
+// it was on record, the session that lives is closed while its Broker is open, unless it is to stay open;
+// only Watch goes on until then.
 type Session struct {
 	broker   *Broker
 	lifeline *lifeline

@@ -21,6 +21,10 @@ const (
 	steady = 10 * time.Second
 	// settled is how long a stream must have been open to count as resumed, unless it says something.
 	settled = 500 * time.Millisecond
+	// longWait is told though its cause was.
+	longWait = 30 * time.Second
+	// longestWait is for a watch; a broker that asks for more errs.
+	longestWait = time.Hour
 )
 
 // errWatchEnded is the cause of a watch's context that has ended well.
@@ -250,15 +254,20 @@ func (w *Watch) lose(lost kindOfError) (Item, error) {
 	if w.giveUpAfter >= 0 && now.Sub(w.lostAt) >= w.giveUpAfter {
 		return nil, lost
 	}
-	delay := w.connection.backoff.delay(w.failures, lost.base().RetryAfter)
+	delay := min(w.connection.backoff.delay(w.failures, lost.base().RetryAfter), longestWait)
+	if w.giveUpAfter >= 0 {
+		// With the last try it gives up, or not, also if the broker asks for more time.
+		delay = min(delay, w.lostAt.Add(w.giveUpAfter).Sub(now))
+	}
 	w.failures++
 	w.retryAt = now.Add(delay)
 	told := w.lost
 	w.lost = lost
-	if told != nil && reflect.TypeOf(told) == reflect.TypeOf(lost) && told.base().Reason == lost.base().Reason {
+	known := told != nil && reflect.TypeOf(told) == reflect.TypeOf(lost) && told.base().Reason == lost.base().Reason
+	if known && delay <= longWait {
 		return nil, nil
 	}
-	w.connection.log.Warn("a watch was interrupted, it resumes by itself", "error", lost)
+	w.connection.log.Warn("a watch was interrupted, it resumes by itself", "error", lost, "wait", delay)
 	return Interrupted{Err: lost, RetryIn: delay, place: place{w.continuity.token}}, nil
 }
 

@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	ibgateway "github.com/gateway-broker/gateway-broker/clients/go"
 	brokerv1 "github.com/gateway-broker/gateway-broker/clients/go/broker/v1"
@@ -174,6 +176,51 @@ func TestAWatchGivesUpWhenItIsTold(t *testing.T) {
 	var unreachable *ibgateway.BrokerUnreachableError
 	if watch.Next(within(t, patience)) || !errors.As(watch.Err(), &unreachable) {
 		t.Errorf("it goes on with %v, %v", watch.Item(), watch.Err())
+	}
+}
+
+func TestAWatchIsGivenUpInTimeHoweverLongTheBrokerAsksFor(t *testing.T) {
+	t.Parallel()
+	peer := newScriptedBroker(t)
+	peer.onWatch(sends(refusal(codes.Unavailable, "STORE_UNAVAILABLE", retryAfter(time.Minute))))
+	watch := peer.connect().Watch(nil, ibgateway.WithGiveUpAfter(150*time.Millisecond))
+	same(t, read(t, watch, 1), "interrupted StoreUnavailableError")
+	if retryIn := watch.Item().(ibgateway.Interrupted).RetryIn; retryIn > 150*time.Millisecond {
+		t.Errorf("the next try is in %v", retryIn)
+	}
+	var away *ibgateway.StoreUnavailableError
+	if watch.Next(within(t, patience)) || !errors.As(watch.Err(), &away) {
+		t.Errorf("it goes on with %v, %v", watch.Item(), watch.Err())
+	}
+}
+
+func TestALongWaitIsToldAlsoIfItsCauseIsKnown(t *testing.T) {
+	t.Parallel()
+	peer := newScriptedBroker(t)
+	away := func(d time.Duration) streaming {
+		return sends(refusal(codes.Unavailable, "STORE_UNAVAILABLE", retryAfter(d)))
+	}
+	peer.onWatch(streams(away(time.Millisecond), away(time.Millisecond), away(10*time.Minute)))
+	watch := peer.connect().Watch(nil)
+	defer watch.Close()
+	same(t, read(t, watch, 1), "interrupted StoreUnavailableError")
+	same(t, read(t, watch, 1), "interrupted StoreUnavailableError")
+	if retryIn := watch.Item().(ibgateway.Interrupted).RetryIn; retryIn < 10*time.Minute {
+		t.Errorf("the next try is in %v", retryIn)
+	}
+}
+
+func TestAbsurdWaitsOfAWatchAreBounded(t *testing.T) {
+	t.Parallel()
+	for _, delay := range []*durationpb.Duration{{Seconds: 1 << 62}, {Seconds: -1 << 63}, {Nanos: -1 << 31}} {
+		peer := newScriptedBroker(t)
+		peer.onWatch(sends(refusal(codes.Unavailable, "STORE_UNAVAILABLE", &errdetails.RetryInfo{RetryDelay: delay})))
+		watch := peer.connect().Watch(nil)
+		same(t, read(t, watch, 1), "interrupted StoreUnavailableError")
+		if retryIn := watch.Item().(ibgateway.Interrupted).RetryIn; retryIn <= 0 || retryIn > time.Hour {
+			t.Errorf("%v: the next try is in %v", delay, retryIn)
+		}
+		watch.Close()
 	}
 }
 

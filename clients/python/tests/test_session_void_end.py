@@ -11,6 +11,7 @@ import pytest
 from ibgateway.broker.v1 import session_service_pb2 as pb
 from ibgateway.client import Broker, SessionEndedError, SessionState, connect
 from scripted_broker import (
+    SESSION_ID,
     Refusal,
     ScriptedBroker,
     bookmark,
@@ -122,6 +123,20 @@ async def test_a_session_that_is_closed_while_that_is_not_on_record_is_followed(
         await eventually(lambda: peer.scripted.open_streams)
     queue.put_nowait(GONE)
     peer.scripted.on("GetSession", ALIVE)
+    queue.put_nowait(event(FIRST + 1, 3, state="RECONNECTING"))
+    await eventually(lambda: len(peer.closes()) == 2)
+
+
+async def test_a_session_of_others_that_was_closed_is_followed_too(
+    peer: Peer, broker: Broker
+) -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    peer.scripted.on("GetSession", ALIVE)
+    peer.scripted.on("WatchSessions", controlled(queue, *HEAD), controlled(queue))
+    async with broker.attach(SESSION_ID) as held:
+        await eventually(lambda: peer.scripted.open_streams)
+        await held.close()
+    queue.put_nowait(GONE)
     queue.put_nowait(event(FIRST + 1, 3, state="RECONNECTING"))
     await eventually(lambda: len(peer.closes()) == 2)
 

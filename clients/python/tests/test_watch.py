@@ -264,6 +264,46 @@ async def test_it_waits_as_long_as_the_broker_asks(
     assert time.monotonic() - begin >= 0.4
 
 
+async def test_a_long_wait_is_told_also_if_its_cause_is_known(
+    scripted: ScriptedBroker, broker: Broker
+) -> None:
+    waits = [0.01, 0.01, 600.0]
+    away = [
+        Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=wait)
+        for wait in waits
+    ]
+    scripted.on("WatchSessions", told(*HEAD, away[0]), *(told(one) for one in away[1:]))
+    async with broker.watch() as watch:
+        items = await take(watch, 4)
+    assert kinds(items[2:]) == ["Interrupted", "Interrupted"]
+    assert items[2].retry_in < 1
+    assert items[3].retry_in >= 600
+
+
+@pytest.mark.parametrize("asked", [9e9, -5.0, -9e9])
+async def test_absurd_waits_are_bounded(
+    scripted: ScriptedBroker, broker: Broker, asked: float
+) -> None:
+    away = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=asked)
+    scripted.on("WatchSessions", told(*HEAD, away), quiet(bookmark(10)))
+    async with broker.watch() as watch:
+        items = await take(watch, 3)
+    assert 0 < items[2].retry_in <= 3600
+
+
+async def test_it_gives_up_in_time_however_long_the_broker_would_have_it_wait(
+    scripted: ScriptedBroker, broker: Broker
+) -> None:
+    away = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=60.0)
+    scripted.on("WatchSessions", told(away))
+    watch = broker.watch(give_up_after=0.3)
+    async with asyncio.timeout(5):
+        [item] = await take(watch, 1)
+        assert item.retry_in <= 0.3
+        with pytest.raises(StoreUnavailableError):
+            await anext(watch)
+
+
 async def test_it_begins_anew_if_the_snapshot_was_not_complete(
     scripted: ScriptedBroker, broker: Broker
 ) -> None:

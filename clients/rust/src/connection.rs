@@ -4,14 +4,18 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tonic::body::Body;
+use tonic::codegen::http::Response;
 use tonic::codegen::http::uri::Authority;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
+use tower::util::MapResponse;
 
 use crate::call::{correlate, uuid4};
+use crate::readable::readable;
 use crate::status::with_causes;
 use crate::v1::broker_service_client::BrokerServiceClient;
 use crate::v1::gateway_service_client::GatewayServiceClient;
@@ -34,7 +38,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
 
 /// How a [`Broker`] sends: stubs of a type such as `SessionServiceClient<Link>`.
-pub type Link = InterceptedService<Channel, Caller>;
+pub type Link = InterceptedService<MapResponse<Channel, Readable>, Caller>;
+/// What a [`Link`] makes of each answer: one that tonic can read.
+type Readable = fn(Response<Body>) -> Response<Body>;
 
 /// Who calls, and how the broker is to be trusted.
 ///
@@ -190,7 +196,7 @@ pub fn connect(address: &str, access: Access) -> Result<Broker, ConnectError> {
     }
     Ok(Broker {
         address: address.to_owned(),
-        link: InterceptedService::new(endpoint.connect_lazy(), caller),
+        link: InterceptedService::new(MapResponse::new(endpoint.connect_lazy(), readable), caller),
     })
 }
 

@@ -34,6 +34,7 @@
 mod call;
 mod connection;
 mod error;
+mod readable;
 mod status;
 
 pub use crate::call::{CLOSE_TIMEOUT, OPEN_TIMEOUT, TIMEOUT, VERIFY_TIMEOUT, call, uuid4};

@@ -292,3 +292,31 @@ fn ids_are_of_version_4_and_differ() {
     assert_ne!(one, other);
     assert!("89ab".contains(char::from(one.as_bytes()[19])), "{one}");
 }
+
+#[tokio::test]
+async fn details_that_cannot_be_read_are_no_details_and_no_panic() {
+    let server = Scripted::start().await;
+    let broken = |undecodable| Refusal { undecodable, ..Refusal::bare(9, "said") };
+    for undecodable in ["no base64!", "A", "=", "_-_-"] {
+        let end = Step::End(broken(undecodable));
+        let with_trailers = vec![Step::Open, end.clone()];
+        server.on("GetSession", [vec![end], with_trailers.clone()]);
+        for place in ["in the headers", "in the trailers"] {
+            let error = get(&server.address, TIMEOUT).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnexpectedAnswer, "{undecodable} {place}");
+            assert!(error.message().contains("FAILED_PRECONDITION: said"), "{error}");
+        }
+        server.on("WatchSessions", [with_trailers]);
+        let mut sessions = connect(&server.address, Access::new()).unwrap().sessions();
+        let request = WatchSessionsRequest::default();
+        let mut watch = sessions.watch_sessions(request).await.unwrap().into_inner();
+        let error = BrokerError::from(watch.message().await.unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::UnexpectedAnswer);
+    }
+    let end = Refusal::of(14, "BROKER_DRAINING");
+    server.on("GetSession", [vec![Step::Open, Step::End(end.clone())], vec![Step::End(end)]]);
+    for _ in 0..2 {
+        let error = get(&server.address, TIMEOUT).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokerDraining, "what can be read is: {error}");
+    }
+}

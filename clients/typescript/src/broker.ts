@@ -270,6 +270,8 @@ export class Broker extends SessionCalls implements AsyncDisposable {
     } catch (error) {
       const { sessionId } = lifeline.info;
       this.connection.logger?.error(`session ${sessionId} could not be closed: ${error}`);
+    } finally {
+      await lifeline.stop();
     }
   }
 

@@ -92,7 +92,8 @@ export interface Draining {
 
 /**
  * The stream was lost: nothing is known until {@link Resumed}, which comes by itself. Told once for
- * each loss, and again when the cause changes.
+ * each loss, again when the cause changes, and before each wait of more than 30 s. A watch waits as long
+ * as the broker asks, for an hour at most.
  */
 export interface Interrupted {
   readonly kind: "interrupted";

@@ -55,6 +55,8 @@ export class Lifeline {
   #closes = 0;
   /** Its end was told by an event that was not persisted. */
   #mayLive = false;
+  /** The broker has it, though its end was told. */
+  #livesOn = false;
   /** Its end was told by what is persisted. */
   #isOnRecord = false;
   /** Events that were not persisted are void when the broker dies. */
@@ -154,7 +156,7 @@ export class Lifeline {
     await this.#loops;
   }
 
-  /** End the session; see `Session.close`. */
+  /** End the session; see `Session.close`. It is followed on, until that is on record or {@link stop}. */
   async close(options: CallOptions & { reason?: string | undefined }): Promise<void> {
     const deadline = now() + (options.timeout ?? CLOSE_TIMEOUT);
     this.#closes += 1;
@@ -169,22 +171,27 @@ export class Lifeline {
       throw error;
     }
     await this.#settle(deadline - now(), options.signal);
-    await this.stop();
+    if (this.isSettled) {
+      await this.stop();
+    }
   }
 
   /**
-   * What the end of a block, or of the Broker, does: close the session unless it is to stay open.
+   * What the end of a block, or of the Broker, does: close the session unless it is to stay open. One
+   * whose end is not on record is followed on, until {@link stop}.
    *
    * @param timeout - seconds that this may take.
    * @throws BrokerError: it could not be closed. Nothing is left behind here all the same.
    */
   async leave(timeout: number): Promise<void> {
     try {
-      if (this.keepOpen || this.#stopping.signal.aborted) {
+      if ((this.keepOpen && !this.#livesOn) || this.#stopping.signal.aborted) {
         return;
       }
       if (this.isOver) {
-        await this.#settle(timeout);
+        // A close of our own has waited for its record already.
+        const mayWait = this.#closes === 0 || this.#livesOn;
+        await this.#settle(mayWait ? timeout : 0);
       } else {
         await this.close({ reason: "its block has ended", timeout });
       }
@@ -193,7 +200,10 @@ export class Lifeline {
         throw error;
       }
     } finally {
-      await this.stop();
+      const isLeft = !this.isOver || (this.keepOpen && this.#closes === 0);
+      if (isLeft || this.isSettled) {
+        await this.stop();
+      }
     }
   }
 
@@ -217,6 +227,7 @@ export class Lifeline {
   lose(): void {
     const wasOver = this.isOver;
     this.#isGone = true;
+    this.#livesOn = false;
     this.#pulse();
     if (!wasOver) {
       this.#tellEnd();
@@ -249,7 +260,7 @@ export class Lifeline {
 
   /** Give an end that may be void some seconds to get on record, or the session to be closed. */
   async #settle(seconds: number, signal?: AbortSignal): Promise<void> {
-    if (!this.#mayLive) {
+    if (!this.#mayLive && !this.#livesOn) {
       return;
     }
     const settled = this.wait(() => this.isSettled, signal);
@@ -406,6 +417,7 @@ export class Lifeline {
       try {
         let info = await this.#calls.getSession(sessionId, { signal });
         if (!isFinal(info)) {
+          this.#livesOn = true;
           if (failures === 0) {
             this.#logger?.warn(
               `session ${sessionId} lives, though its end was told; it is closed: that was not on ` +
@@ -415,6 +427,7 @@ export class Lifeline {
           const reason = "its program was told that it has ended";
           info = await this.#calls.closeSession(sessionId, { reason, signal });
         }
+        this.#livesOn = false;
         this.learn(info);
         return;
       } catch (error) {

@@ -23,8 +23,8 @@ export const LEAVE_TIMEOUT = 15;
  * was not this handle, by {@link signal} and a line in the log.
  *
  * An end is told at once and for good. If it was void, because the broker died before it was on record
- * (see `persisted` of SessionEvent), the session that lives is closed, unless it is detached; only
- * {@link watch} goes on until then.
+ * (see `persisted` of SessionEvent), the session that lives is closed while its Broker is open, unless
+ * it is detached; only {@link watch} goes on until then.
  *
  * At the end of an `await using` block it is closed, unless it was detached.
  */

@@ -34,6 +34,10 @@ const UNREAD = 0.5;
 const STEADY = 10;
 /** Seconds that a stream must have been open to count as resumed, unless it says something. */
 const SETTLED = 0.5;
+/** Seconds of a wait that is told though its cause was. */
+const LONG = 30;
+/** Seconds that a watch waits at most; a broker that asks for more errs. */
+const LONGEST = 3_600;
 /** Statuses, not of a broker's own making, that no wait will change. */
 const REFUSALS = new Set([
   "UNIMPLEMENTED",
@@ -345,12 +349,17 @@ export class Watch implements AsyncIterableIterator<WatchItem>, AsyncDisposable 
     }
     // With the last try it gives up, or not, also if the broker asks for more time.
     const left = this.#lostAt + (this.#giveUpAfter ?? Number.POSITIVE_INFINITY) - now();
-    const retryIn = Math.min(this.#backoff.delay(this.#failures, error.retryAfter), left);
+    const asked = this.#backoff.delay(this.#failures, error.retryAfter);
+    const retryIn = Math.min(asked, LONGEST, left);
     this.#failures += 1;
     this.#interruption = error;
-    const isNews = before?.constructor !== error.constructor || before?.reason !== error.reason;
+    const isOther = before?.constructor !== error.constructor || before?.reason !== error.reason;
+    const isNews = isOther || retryIn > LONG;
     if (isNews) {
-      this.#connection.logger?.warn(`a watch was interrupted, it resumes by itself: ${error}`);
+      this.#connection.logger?.warn(
+        "a watch was interrupted, it resumes by itself, at the earliest in " +
+          `${retryIn.toFixed(1)} s: ${error}`,
+      );
     }
     return { lost: error, retryIn, isNews };
   }

@@ -521,7 +521,15 @@ describe("who attaches", () => {
 });
 
 test("many handles leave nothing behind", async () => {
+  let wanted = 0;
+  peer.tells(async function* (): Script {
+    yield* [snapshot(opened), complete(10n)];
+    const last = wanted;
+    await eventually(() => closes() >= last, "all of them are closed");
+    yield END;
+  });
   for (let round = 0; round < 20; round++) {
+    wanted += 3;
     const handles = await Promise.all([1, 2, 3].map(() => broker.openSession()));
     await Promise.all(handles.map((handle) => handle.close()));
   }

@@ -163,6 +163,53 @@ describe("an end that is not on record", () => {
     assert.equal(closes(), 0);
   });
 
+  test("of one's own is followed, and the session is closed again if it lives", async () => {
+    let isDead = false;
+    peer.on("GetSession", { session: session() });
+    peer.on("CloseSession", { session: session(CLOSED) }, { session: session(LAST) });
+    peer.tells(
+      async function* (): Script {
+        yield* HEAD;
+        await eventually(() => isDead, "the broker dies");
+      },
+      async function* (): Script {
+        yield* [event(11n, 3n, { state: RECONNECTING }), event(12n, 4n)];
+        await eventually(() => closes() === 2, "it is closed again");
+        yield* says(event(13n, 5n, LAST))();
+      },
+    );
+    const handle = await openedSession();
+    await handle.close();
+    isDead = true;
+    await eventually(() => closes() === 2 && peer.openStreams === 0, "it is closed for good");
+    assert.ok(handle.ended && !handle.signal.aborted);
+    assert.equal(said.filter((line) => /^warn .* lives, .* is closed/.test(line)).length, 1);
+  });
+
+  test("of one's own is closed again at the end of the Broker, if that has failed", async () => {
+    let isDead = false;
+    const failure = new Refusal(status.INTERNAL, { reason: "INTERNAL" });
+    peer.on("CloseSession", { session: session(CLOSED) }, failure, { session: session(LAST) });
+    peer.tells(
+      async function* (): Script {
+        yield* HEAD;
+        await eventually(() => isDead, "the broker dies");
+      },
+      async function* (): Script {
+        yield event(11n, 3n, { state: RECONNECTING });
+        await eventually(() => closes() === 3, "it is closed again");
+        yield* says(event(12n, 4n), event(13n, 5n, LAST))();
+      },
+    );
+    // Who has not opened it leaves it open, but has closed it.
+    const handle = await broker.attach("s1");
+    await handle.close();
+    isDead = true;
+    await eventually(() => closes() === 2, "it is closed in vain");
+    await broker.close();
+    assert.equal(closes(), 3);
+  });
+
   test("leaves open what was detached", async () => {
     dies();
     const handle = await broker.openSession({ keepOpen: true });
@@ -242,7 +289,7 @@ describe("an end that is not on record", () => {
     const took = performance.now() - begin;
     assert.ok(took > 300 && took < 1_500, `${took} ms`);
     assert.match(said.join(), /warn .* may live: its end is not on record yet/);
-    await eventually(() => peer.openStreams === 0, "it is followed no longer");
+    assert.equal(peer.openStreams, 1, "it is followed on, while its Broker is open");
   });
 
   test("is waited for no longer, also if the broker does not answer", async () => {

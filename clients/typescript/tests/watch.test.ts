@@ -302,6 +302,28 @@ describe("a stream that is lost", () => {
     }
   });
 
+  test("is told again before a long wait, also if its cause is known", async () => {
+    const away = (retryAfter: number) =>
+      new Refusal(status.UNAVAILABLE, { reason: "STORE_UNAVAILABLE", retryAfter });
+    peer.tells(ends(away(0.01)), ends(away(0.01)), ends(away(600)));
+    const watch = broker.watch();
+    const waits = (await take(watch, 2)).map((item) => lossOf(item).retryIn >= 600);
+    assert.deepEqual(waits, [false, true]);
+    await watch.close();
+  });
+
+  for (const retryAfter of [9e9, -5, -9e9]) {
+    test(`is waited for within bounds, if it should be ${retryAfter} s`, async () => {
+      peer.tells(
+        ends(new Refusal(status.UNAVAILABLE, { reason: "STORE_UNAVAILABLE", retryAfter })),
+      );
+      const watch = broker.watch();
+      const { retryIn } = lossOf((await take(watch, 1))[0]);
+      assert.ok(retryIn > 0 && retryIn <= 3_600, `${retryIn} s`);
+      await watch.close();
+    });
+  }
+
   test("voids what was not persisted", async () => {
     const early = event(10n, 3n, { persisted: false, state: SessionState.RECONNECTING });
     peer.tells(ends(...HEAD, early), says(event(11n, 3n)));

@@ -192,7 +192,8 @@ class Draining:
 class Interrupted:
     """The stream was lost: nothing is known until `Resumed`, which comes by itself.
 
-    Told once for each loss, and again when the cause changes.
+    Told once for each loss, again when the cause changes, and before each wait of more than 30 s.
+    It waits as long as the broker asks, for an hour at most.
 
     Attributes:
         error: why, with a hint.

@@ -108,6 +108,11 @@ class Lifeline:
         is_ours = self._is_gone or self._info.close_reason == "CLOSE_REQUESTED"
         return self.is_over and not (self._is_closing and is_ours)
 
+    @property
+    def _is_for_others(self) -> bool:
+        """Whether it is to stay open, and was not closed here all the same."""
+        return self.keep_open and not (self._is_closing and self.is_over)
+
     def ended_error(self) -> SessionEndedError:
         """Why nothing can be done with the session any more."""
         info = self._info
@@ -189,12 +194,12 @@ class Lifeline:
         """
         lives = self._lives_on or not self.is_over
         try:
-            if lives and not self._is_stopped and not self.keep_open:
+            if lives and not self._is_stopped and not self._is_for_others:
                 await self.close(reason="its block has ended", timeout=timeout)
         except SessionNotFoundError:
             pass
         finally:
-            if self.keep_open or not self.is_over or self._is_on_record:
+            if self._is_for_others or not self.is_over or self._is_on_record:
                 await self.stop()
 
     def learn(self, info: SessionInfo) -> None:
@@ -340,7 +345,7 @@ class Lifeline:
             self._may_fall_back = False
             self._set(info)
             self._is_on_record = self._is_on_record or is_end
-            if self.is_over and not info.is_final and not self.keep_open:
+            if self.is_over and not info.is_final and not self._is_for_others:
                 await self._close_again()
 
     async def _close_again(self) -> None:

@@ -50,6 +50,10 @@ _SETTLED: Final = 0.5
 """Seconds that a stream must have been open to count as resumed, unless it says something."""
 _LATE: Final = 0.5
 """Seconds more for a stream that is silent: if this process was stopped, what it has said waits."""
+_LONG: Final = 30.0
+"""Seconds of a wait that is told though its cause was."""
+_LONGEST: Final = 3600.0
+"""Seconds that it waits at most; a broker that asks for more errs."""
 _LAST_READ: Final = 5.0
 """Seconds for the last read of a stream to end, once it is cancelled."""
 _REFUSALS: Final = frozenset(
@@ -351,12 +355,21 @@ class Watch:
         delay = self._backoff.delay(
             self._failures, retry_after=error.retry_after, chance=self._connection.chance()
         )
+        delay = min(delay, _LONGEST)
+        if self._give_up_after is not None:
+            # With the last try it gives up, or not, also if the broker asks for more time.
+            delay = min(delay, self._lost_at + self._give_up_after - now)
         self._failures += 1
         self._retry_at = now + delay
         told, self._lost = self._lost, error
-        if told is not None and (type(told), told.reason) == (type(error), error.reason):
+        is_known = told is not None and (type(told), told.reason) == (type(error), error.reason)
+        if is_known and delay <= _LONG:
             return None
-        logger.warning("a watch was interrupted, it resumes by itself: %s", error)
+        logger.warning(
+            "a watch was interrupted, it resumes by itself, at the earliest in %.1f s: %s",
+            delay,
+            error,
+        )
         return Interrupted(error=error, retry_in=delay, token=self._continuity.token)
 
     def _give_up(self) -> None:

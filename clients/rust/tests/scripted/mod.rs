@@ -49,6 +49,8 @@ pub struct Refusal {
     pub code: i32,
     pub message: String,
     pub details: Vec<u8>,
+    /// Sent as it is instead of the details, unless it is empty.
+    pub undecodable: &'static str,
     pub correlation_id: String,
 }
 
@@ -103,7 +105,7 @@ impl Refusal {
             code,
             message: "refused".to_owned(),
             details: status.encode_to_vec(),
-            correlation_id: String::new(),
+            ..Self::default()
         }
     }
 
@@ -113,6 +115,9 @@ impl Refusal {
         headers.insert("grpc-message", self.message.parse().unwrap());
         if !self.details.is_empty() {
             headers.insert("grpc-status-details-bin", base64(&self.details).parse().unwrap());
+        }
+        if !self.undecodable.is_empty() {
+            headers.insert("grpc-status-details-bin", self.undecodable.parse().unwrap());
         }
         if !self.correlation_id.is_empty() {
             headers.insert("x-correlation-id", self.correlation_id.parse().unwrap());
