@@ -43,10 +43,10 @@ STATES = {
 # What the server itself raises under a setting of the database, while another connection holds
 # the row that every append needs.
 SETTINGS = {
-    "statement_timeout = '50ms'": "QueryCanceledError",
-    "lock_timeout = '50ms'": "LockNotAvailableError",
+    "statement_timeout = '500ms'": "QueryCanceledError",
+    "lock_timeout = '500ms'": "LockNotAvailableError",
     # It ends the connection, and asyncpg says so.
-    "transaction_timeout = '50ms'": "due to transaction timeout",
+    "transaction_timeout = '500ms'": "due to transaction timeout",
     "default_transaction_read_only = on": "ReadOnlySQLTransactionError",
 }
 

@@ -125,6 +125,20 @@ async fn one_outage_is_told_once_and_a_new_reason_anew() {
 }
 
 #[tokio::test]
+async fn a_long_wait_is_told_though_its_cause_was() {
+    let server = Scripted::start().await;
+    let [away, for_long] = [0, 60].map(|seconds| {
+        let wait = Some(prost_types::Duration { seconds, nanos: 0 });
+        let reason = Refusal::packed(14, "STORE_UNAVAILABLE", DOMAIN, &[], wait, &[], None);
+        vec![Step::End(reason)]
+    });
+    server.on("WatchSessions", [with(snapshot(), away), for_long]);
+    let mut watch = watch(&server, SILENCE);
+    let expected = ["early", "t3", "StoreUnavailable", "StoreUnavailable"];
+    assert_eq!(items(&mut watch, 4).await, expected);
+}
+
+#[tokio::test]
 async fn half_a_snapshot_is_resumed_with_its_token_and_reset_by_the_broker() {
     let server = Scripted::start().await;
     let reset = told("early", 0, Message::Reset(Reset::default()));

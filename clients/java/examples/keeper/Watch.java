@@ -46,6 +46,12 @@ public final class Watch implements AutoCloseable {
   /** For spans without end: those that are added to System.nanoTime() must not overflow. */
   private static final Duration LONGEST = Duration.ofDays(365);
 
+  /** A wait that is told though its cause was. */
+  private static final Duration LONG_WAIT = Duration.ofSeconds(30);
+
+  /** Longer than this nobody waits, whatever a broker asks for. */
+  private static final Duration LONGEST_WAIT = Duration.ofHours(1);
+
   /** A stream that has lived for so long counts as one that works. */
   private static final Duration STEADY = Duration.ofSeconds(10);
 
@@ -247,14 +253,15 @@ public final class Watch implements AutoCloseable {
     Duration delay =
         Backoff.DEFAULT.delay(
             failures, error.retryAfter(), ThreadLocalRandom.current().nextDouble());
-    delay = shorter(delay, LONGEST);
+    delay = shorter(delay, LONGEST_WAIT);
     failures++;
     retryAt = now + delay.toNanos();
     BrokerException told = lost;
     lost = error;
     if (told != null
         && told.getClass() == error.getClass()
-        && told.reason().equals(error.reason())) {
+        && told.reason().equals(error.reason())
+        && delay.compareTo(LONG_WAIT) <= 0) {
       return Optional.empty();
     }
     return Optional.of(new Item.Interrupted(error, delay, continuity.token()));

@@ -19,6 +19,8 @@ use crate::continuity::{Continuity, WatchGap};
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// A stream must have lived so long to count as one that works.
 const STEADY: Duration = Duration::from_secs(10);
+/// A wait that is told though its cause was.
+const LONG: Duration = Duration::from_secs(30);
 /// A stream must have been open for so long to count as resumed, unless it says something: a broker
 /// that cannot serve one says so right after it was opened.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -205,14 +207,15 @@ impl Watch {
         if matches!(&self.stream, Stream::Open(_, since, _) if now - *since > STEADY) {
             self.backoff.reset();
         }
-        self.stream = Stream::Lost(now + self.backoff.next(error.retry_after()));
+        let wait = self.backoff.next(error.retry_after());
+        self.stream = Stream::Lost(now + wait);
         if is_refusal(&error) {
             return Err(WatchError::Refused(error));
         }
-        let is_told = self
-            .lost
-            .as_ref()
-            .is_some_and(|lost| lost.kind() == error.kind() && lost.reason() == error.reason());
+        let is_told = wait <= LONG
+            && self.lost.as_ref().is_some_and(|lost| {
+                lost.kind() == error.kind() && lost.reason() == error.reason()
+            });
         self.lost = Some(error.clone());
         Ok((!is_told).then_some(Item::Interrupted(error)))
     }
