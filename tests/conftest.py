@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from broker import before_grpc
 
@@ -23,6 +24,12 @@ from tests.harness import Client, serving  # noqa: E402
 from tests.program import NO_FIXED_PORTS  # noqa: E402
 
 os.environ.update(NO_FIXED_PORTS)
+
+# A slow machine is no finding.
+settings.register_profile(
+    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 pytest_plugins = ["tests.postgres"]
 

@@ -23,7 +23,7 @@ TRIES = 200
 seeds = st.integers(min_value=0, max_value=2**32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_a_clean_history_breaks_nothing(seed: int) -> None:
     violations = check(clean(seed))
@@ -44,7 +44,7 @@ def broken(mutation: Mutation, seed: int) -> History:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(seed=seeds)
 def test_what_is_broken_is_found_and_named_right(mutation: Mutation, seed: int) -> None:
     violations = check(broken(mutation, seed))

@@ -373,5 +373,5 @@ class Walk(RuleBasedStateMachine):
                 assert known[machine.DATA_CONTINUOUS, ""].status is ConditionStatus.FALSE
 
 
-Walk.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Walk.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestWalk = Walk.TestCase
