@@ -213,9 +213,10 @@ impl Watch {
             return Err(WatchError::Refused(error));
         }
         let is_told = wait <= LONG
-            && self.lost.as_ref().is_some_and(|lost| {
-                lost.kind() == error.kind() && lost.reason() == error.reason()
-            });
+            && self
+                .lost
+                .as_ref()
+                .is_some_and(|lost| lost.kind() == error.kind() && lost.reason() == error.reason());
         self.lost = Some(error.clone());
         Ok((!is_told).then_some(Item::Interrupted(error)))
     }
