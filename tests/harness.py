@@ -69,6 +69,10 @@ NO_FIXED_PORTS: dict[str, Any] = {
 """The settings of a broker that takes no port which others would miss."""
 
 
+UNHURRIED: dict[str, Any] = {"store_grace": 4.0}
+"""A database that is slow for once makes no watcher see an event twice."""
+
+
 def gateway(simulator: SimulatedGateway, **changes: Any) -> GatewayConfig:
     """The simulated Gateway, with waits that suit a test."""
     quick: dict[str, Any] = {
@@ -100,7 +104,7 @@ async def serving(
             **(more_gateways or {}),
         },
         database_url=database_url,
-        **{**NO_FIXED_PORTS, **changes},
+        **{**NO_FIXED_PORTS, **UNHURRIED, **changes},
     )
     async with broker(settings) as running, connected(running) as client:
         yield client

@@ -36,8 +36,10 @@ def chromium() -> str:
 
 @pytest.fixture
 async def open_page(tmp_path: Path) -> AsyncIterator[OpenPage]:
-    """Opens the console at a URL, in a browser that nobody has used; whatever the page logs as an
-    error fails the test, but for what it was told to expect.
+    """Opens the console at a URL, in a browser that nobody has used.
+
+    Whatever the page logs as an error fails the test, but for what it was told to expect: close it
+    before its broker stops.
     """
     executable = chromium()
     errors: list[str] = []

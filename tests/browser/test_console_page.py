@@ -77,6 +77,7 @@ async def test_a_fault_shows_by_itself_with_who_must_act_and_so_does_its_end(
         await client.sessions.AcknowledgeData(ask)
         await expect(page.locator("#calm")).to_contain_text("1 of 1 session connected")
         assert await page.evaluate("window.untouched") is True
+        await page.close()
 
 
 async def test_a_killed_broker_is_said_loudly_and_its_successor_is_found(
@@ -145,6 +146,7 @@ async def test_what_callers_write_stays_text(
         await expect(page.locator("#history-facts")).to_contain_text(HOSTILE)
         assert await page.locator("img, main script, aside script").count() == 0
         assert "owned" not in await page.title()
+        await page.close()
 
 
 async def test_one_sessions_history_is_read_by_keyboard_page_by_page_and_goes_on(
@@ -188,6 +190,7 @@ async def test_one_sessions_history_is_read_by_keyboard_page_by_page_and_goes_on
         await page.keyboard.press("Escape")
         await expect(page.locator("#history")).to_be_hidden()
         await expect(button).to_be_focused()
+        await page.close()
 
 
 async def test_what_is_not_on_record_yet_says_so_until_it_is(
@@ -208,6 +211,7 @@ async def test_what_is_not_on_record_yet_says_so_until_it_is(
         events = page.locator("#events li")
         keys = await events.evaluate_all("(nodes) => nodes.map((node) => node.dataset.key)")
         assert len(keys) == len(set(keys))
+        await page.close()
 
 
 async def test_sessions_that_have_ended_say_why_and_a_failed_one_asks_for_somebody(
@@ -231,6 +235,7 @@ async def test_sessions_that_have_ended_say_why_and_a_failed_one_asks_for_somebo
         await expect(page).to_have_title("(1) gateway-broker")
         await page.locator("#states").select_option("open")
         await expect(page.locator("#no-sessions")).to_be_visible()
+        await page.close()
 
 
 async def test_a_page_that_stumbles_over_itself_says_so(
@@ -250,6 +255,7 @@ async def client_with_page(
         page = await open_page(url(client), expect="stumbled")
         await expect(page.locator("#calm")).to_be_visible()
         yield client, page
+        await page.close()
 
 
 async def test_every_code_says_who_must_act(client_with_page: tuple[Client, Page]) -> None:

@@ -27,7 +27,8 @@ class Witness:
     async def follow(self) -> None:
         """Watch until cancelled or until the stream ends."""
         async for message in self._client.sessions.WatchSessions(pb.WatchSessionsRequest()):
-            if message.WhichOneof("message") == "event":
+            # An event that is not on record yet comes again.
+            if message.WhichOneof("message") == "event" and message.event.persisted:
                 self.take(message.event)
 
     def take(self, event: Any) -> None:
