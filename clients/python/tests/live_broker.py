@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -28,6 +29,9 @@ from ibgateway.simulator.v1 import simulator_service_pb2_grpc as sim_grpc
 ROOT = Path(__file__).resolve().parents[3]
 _OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL")
 _READY = b"Ctrl-C stops all of it."
+_PORTS = 2_500
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_next_port = itertools.count(secrets.randbelow(_PORTS))
 
 
 @contextlib.contextmanager
@@ -43,9 +47,13 @@ def data_directory() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """One that nobody has, nor will by chance: below the ports that the system gives away."""
+    """One that nobody has, nor will, also while whoever listened there is away.
+
+    It is below the ports that the system gives away, and among those that no other worker of pytest
+    takes; none is given twice.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 10_000 + _WORKER % 8 * _PORTS + next(_next_port) % _PORTS
         with contextlib.suppress(OSError), socket.socket() as free:
             free.bind(("127.0.0.1", port))
             return port

@@ -126,19 +126,22 @@ async def test_an_exception_and_a_cancellation_leave_no_session(broker: Broker) 
         async with broker.open_session(client_id=7):
             raise LookupError
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5), broker.open_session(client_id=8):
+        async with asyncio.timeout(None) as limit, broker.open_session(client_id=8):
+            limit.reschedule(asyncio.get_running_loop().time())
             await asyncio.sleep(60)
     assert await open_sessions(broker) == {}
 
 
 async def test_an_open_that_is_given_up_leaves_no_session(live: LiveBroker, broker: Broker) -> None:
     await live.simulator("ArmFault", fault="silent-after-accept")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5), broker.open_session(client_id=7):
-            pass
+    opening = asyncio.create_task(_opened(broker))
+    await eventually(lambda: _one(broker))
+    [session_id] = await open_sessions(broker)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
     await eventually(lambda: _empty(broker))
-    [info] = [info async for info in broker.list_sessions(include_final=True, page_size=1000)][-1:]
-    assert info.close_reason == "CALLER_GONE"
+    assert (await broker.get_session(session_id)).close_reason == "CALLER_GONE"
 
 
 async def _empty(broker: Broker) -> bool:
@@ -183,13 +186,17 @@ async def test_a_lost_link_is_told_and_acknowledged(live: LiveBroker, broker: Br
 async def test_a_session_that_nobody_renews_ends_and_its_watchers_are_told(
     live: LiveBroker, broker: Broker
 ) -> None:
-    async with (
-        connect(live.address) as other,
-        other.open_session(client_id=7, lease_ttl=1.0, keep_open=True) as session,
-    ):
-        pass
-    async with broker.watch(session_ids=[session.session_id]) as watch:
+    async with broker.watch(labels={"desk": "left"}) as watch:
+        await until(watch, lambda item: isinstance(item, SnapshotComplete))
+        async with (
+            connect(live.address) as other,
+            other.open_session(
+                client_id=7, lease_ttl=3.0, labels={"desk": "left"}, keep_open=True
+            ) as session,
+        ):
+            pass
         [*_, last] = await until(watch, lambda item: moved(item, SessionState.DISCONNECTED))
+        assert last.session_id == session.session_id
         assert last.session.close_reason == "LEASE_EXPIRED"
     with pytest.raises(SessionEndedError) as caught:
         await broker.renew_session(session.session_id)
@@ -199,19 +206,20 @@ async def test_a_session_that_nobody_renews_ends_and_its_watchers_are_told(
 
 
 async def test_a_short_lease_is_kept_alive(broker: Broker) -> None:
-    async with broker.open_session(client_id=7, lease_ttl=1.0) as session:
+    async with broker.open_session(client_id=7, lease_ttl=3.0) as session:
         first = session.lease_expire_time
-        await asyncio.sleep(2.5)
-        assert session.state is SessionState.CONNECTED
         assert first is not None
-        assert session.lease_expire_time is not None
-        assert session.lease_expire_time > first
+        # It was renewed after two thirds of its time, and has outlived it.
+        await eventually(lambda: _left(session, first) > 1.5)
+        await eventually(lambda: datetime.now(UTC) > first)
+        await session.refresh()
+        assert session.state is SessionState.CONNECTED
 
 
 async def test_a_session_is_taken_up_by_another_program(live: LiveBroker, broker: Broker) -> None:
     async with (
         connect(live.address) as other,
-        other.open_session(client_id=7, lease_ttl=2.0) as session,
+        other.open_session(client_id=7, lease_ttl=20) as session,
     ):
         session.detach()
     async with broker.attach(session.session_id, lease_ttl=30, keep_open=False) as taken:
@@ -224,12 +232,12 @@ async def test_a_block_is_told_that_an_operator_ends_its_session(
     live: LiveBroker, broker: Broker
 ) -> None:
     with pytest.raises(SessionEndedError, match="GATEWAY_DRAINED"):
-        async with asyncio.timeout(20), broker.open_session(client_id=7):
+        async with asyncio.timeout(40), broker.open_session(client_id=7):
             async with connect(live.address, owner="ops") as operator:
                 await operator.gateways.drain(reason="upgrade", close_sessions=True)
             await asyncio.sleep(60)
     with pytest.raises(GatewayDrainingError, match="upgrade") as caught:
-        await broker.open_session(client_id=7, timeout=2)
+        await broker.open_session(client_id=7, timeout=20)
     assert "gateways resume default" in str(caught.value)
     assert caught.value.metadata["actor"] == "ops"
 
@@ -360,8 +368,9 @@ async def test_what_a_watch_has_folded_is_what_the_broker_lists(
         await live.simulator("DropClients", client_id=8, reset=True)
         await sessions[0].close()
         await live.simulator("DropClients", client_id=9)
-        for session in sessions[1:]:
-            await session.wait_connected(timeout=30)
+        # Until they have a new link: before that a handle may not know that the old one is lost.
+        for session in sessions[1:3]:
+            await eventually(lambda dropped=session: dropped.generation == 2, 30)
         await sessions[4].close()
         last = sessions[4].session_id
 
@@ -385,7 +394,7 @@ async def test_sessions_and_watches_survive_a_restart_without_a_gap(
     backoff = Backoff(initial=0.1, maximum=1.0)
     async with connect(own_live.address, owner="momentum", backoff=backoff) as broker:
         async with (
-            broker.open_session(client_id=7, lease_ttl=2.0) as session,
+            broker.open_session(client_id=7, lease_ttl=6.0) as session,
             broker.watch() as watch,
         ):
             await until(watch, lambda item: isinstance(item, SnapshotComplete))
@@ -393,7 +402,7 @@ async def test_sessions_and_watches_survive_a_restart_without_a_gap(
             instance = (await broker.info()).instance
             await asyncio.to_thread(own_live.stop if how == "stop" else own_live.kill)
             await asyncio.to_thread(own_live.start)
-            items = await until(watch, lambda item: moved(item, SessionState.CONNECTED), 40)
+            items = await until(watch, lambda item: moved(item, SessionState.CONNECTED), 60)
             assert not [item for item in items if isinstance(item, Reset | Snapshot)]
             assert [item for item in items if isinstance(item, Interrupted)]
             if how == "stop":
@@ -404,7 +413,7 @@ async def test_sessions_and_watches_survive_a_restart_without_a_gap(
             assert (session.session_id, session.client_id) == (before, 7)
             assert (await broker.info()).instance != instance
             taken_up = datetime.now(UTC)
-            await eventually(lambda: _left(session, taken_up) > 4, 20)
+            await eventually(lambda: _left(session, taken_up) > 8, 30)
             assert session.state is SessionState.CONNECTED, "its lease is renewed"
             assert session.renewal_error is None
             assert session.interruption is None
@@ -415,7 +424,7 @@ async def test_an_open_survives_a_restart_and_opens_nothing_twice(own_live: Live
     await own_live.simulator("ArmFault", fault="silent-after-accept")
     async with connect(own_live.address, owner="momentum") as broker:
         opening = asyncio.create_task(_opened(broker))
-        await eventually(lambda: _one(broker), 10)
+        await eventually(lambda: _one(broker))
         await asyncio.to_thread(own_live.kill)
         await asyncio.to_thread(own_live.start)
         session = await opening
@@ -453,7 +462,7 @@ async def test_a_token_of_another_database_is_reset(broker: Broker, own_live: Li
 async def test_a_quiet_watch_hears_that_all_is_quiet(broker: Broker) -> None:
     async with broker.watch() as watch:
         await until(watch, lambda item: isinstance(item, SnapshotComplete))
-        [item] = await take(watch, 1, timeout=15)
+        [item] = await take(watch, 1, timeout=30)
     assert isinstance(item, Bookmark)
 
 
