@@ -63,7 +63,7 @@ LIES: list[tuple[str, Change, str]] = [
 
 
 # One test, since each worker would set a stage of its own.
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_the_python_client_does_it_all_and_one_that_lies_is_found_out(
     tmp_path: Path,
 ) -> None:
