@@ -374,7 +374,7 @@ def _access(trial: Trial) -> str:
 def _config(default: Simulator, small: Simulator) -> str:
     """Gateways for all that a scenario does; ``small`` has little of everything."""
     return (
-        "session_limit = 90\nbookmark_interval = 1.5\nstore_timeout = 1.0\nstore_grace = 0.1\n"
+        "session_limit = 90\nbookmark_interval = 1.5\nstore_timeout = 1.0\nstore_grace = 0.5\n"
         f"stop_grace = 0.5\n{_ACCESS_HERE}\n"
         f"{_gateway('default', default.gateway)}"
         f"{_gateway('small', small.gateway, _SMALL)}"

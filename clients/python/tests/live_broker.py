@@ -75,7 +75,7 @@ class LiveBroker:
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, timeout: float = 40.0) -> None:
+    def start(self, timeout: float = 90.0) -> None:
         """Start it, and wait until it serves."""
         python = os.environ.get("GATEWAY_BROKER_PYTHON") or sys.executable
         clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -161,7 +161,7 @@ class LiveBroker:
         async with connect(self.address) as broker:
             await broker.gateways.resume()
             await broker.gateways.reset_breaker()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async for info in broker.list_sessions():
                     with contextlib.suppress(BrokerError):
                         await broker.close_session(info.session_id, reason="the test has ended")

@@ -45,7 +45,7 @@ def command(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=40,
+        timeout=90,
     )
     return done.stdout
 
