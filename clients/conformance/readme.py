@@ -21,7 +21,7 @@ from tests.harness import eventually
 
 HEADING: Final = "## A watched session"
 ADDRESS: Final = "127.0.0.1:50051"
-_BUILDS: Final = 600.0
+_BUILDS: Final = 1800.0
 """Seconds until it says CONNECTED: a compiler may begin with nothing."""
 _ENDS: Final = 60.0
 _CALL: Final = 20.0
