@@ -117,7 +117,7 @@ async def test_closing_takes_no_longer_than_it_may(peer: Peer, broker: Broker) -
     assert time.monotonic() - begin < 20
     [asked] = [asked for asked in peer.scripted.asked if asked.rpc == "CloseSession"]
     assert asked.timeout is not None
-    assert asked.timeout <= 1
+    assert asked.timeout < 2  # what gRPC sends is rounded up
 
 
 async def test_a_close_that_fails_does_not_hide_the_exception(
