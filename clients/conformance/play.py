@@ -22,8 +22,8 @@ from clients.conformance.runner import Runner, RunnerError
 from clients.conformance.scenario import STAGE_STEPS, Chapter, Step
 from clients.conformance.stage import StageError
 
-PATIENCE: Final = 10.0
-_WITHIN: Final = 10.0
+PATIENCE: Final = 30.0
+_WITHIN: Final = 30.0
 _WAITS: Final = frozenset({"next", "await", "wait_ended"})
 """The requests that wait, and are told for how long."""
 _PAUSE: Final = 0.05

@@ -21,10 +21,10 @@ from tests.harness import eventually
 
 HEADING: Final = "## A watched session"
 ADDRESS: Final = "127.0.0.1:50051"
-_BUILDS: Final = 600.0
+_BUILDS: Final = 1800.0
 """Seconds until it says CONNECTED: a compiler may begin with nothing."""
-_ENDS: Final = 30.0
-_CALL: Final = 10.0
+_ENDS: Final = 60.0
+_CALL: Final = 20.0
 _BUILT: Final = ("node_modules", "target", "build", "dist", "__pycache__")
 """Directories that builds make, and that the program must do without."""
 

@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 
 from clients.conformance.processes import Process, ProcessError
 
-STARTS: Final = 20.0
+STARTS: Final = 40.0
 """Seconds for a virtual machine to begin on a busy computer."""
-_ENDS: Final = 10.0
+_ENDS: Final = 30.0
 _KINDS: Final = frozenset({"result", "error", "broken"})
 
 

@@ -19,7 +19,7 @@ from clients.conformance.stage import Stage
 from tests.program import environment
 
 PARTS: Final = ("scenario", "tests", "readme")
-_BUILDS: Final = 900.0
+_BUILDS: Final = 1800.0
 """Seconds for a command of a language: a compiler may begin with nothing."""
 _SHOWN: Final = 6000
 """Characters of what a command has said that are shown if it fails."""
@@ -141,6 +141,7 @@ class Trial:
     async def _all_run(self, commands: Sequence[Command], build: Path) -> bool:
         for command in commands:
             words = filled(command, build)
+            began = time.monotonic()
             try:
                 code, said = await self._said(words)
             except ProcessError as error:
@@ -149,6 +150,7 @@ class Trial:
             if code != 0:
                 self._tell(f"✗ {' '.join(words)} has ended with code {code}:\n{said[-_SHOWN:]}")
                 return False
+            self._tell(f"  {' '.join(command)}: {time.monotonic() - began:.1f} s")
         return True
 
     async def _said(self, words: Sequence[str]) -> tuple[int | None, str]:

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +32,7 @@ import (
 const (
 	sessionID = "11111111-1111-4111-8111-111111111111"
 	otherID   = "22222222-2222-4222-8222-222222222222"
-	patience  = 10 * time.Second // for what comes within milliseconds
+	patience  = 30 * time.Second // for what comes within milliseconds
 )
 
 // TestMain fails if a goroutine of ours, or of gRPC, outlives the tests that have started it.
@@ -65,6 +67,7 @@ func goroutines() string {
 
 // asked is a request that came.
 type asked struct {
+	at       time.Time
 	request  any
 	metadata metadata.MD
 	timeout  time.Duration // until its deadline; 0 if it has none
@@ -91,10 +94,21 @@ type scriptedBroker struct {
 	mute    bool // without headers, as a peer that hangs
 }
 
+// lastPort was given to a peer. Each has its own, below those that the system gives away, so that
+// nobody listens there while it is away.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(10_000 + rand.Int32N(15_000)) }
+
 func newScriptedBroker(t *testing.T) *scriptedBroker {
 	t.Helper()
-	s := &scriptedBroker{t: t, address: "127.0.0.1:0", calls: map[string]unary{}, asked: map[string][]asked{}}
-	s.start()
+	s := &scriptedBroker{t: t, calls: map[string]unary{}, asked: map[string][]asked{}}
+	for s.server == nil {
+		s.address = fmt.Sprintf("127.0.0.1:%d", lastPort.Add(1))
+		if listener, err := net.Listen("tcp", s.address); err == nil {
+			s.serve(listener)
+		}
+	}
 	t.Cleanup(func() { s.stop() })
 	return s
 }
@@ -103,9 +117,13 @@ func (s *scriptedBroker) start() {
 	s.t.Helper()
 	listener, err := net.Listen("tcp", s.address)
 	if err != nil {
-		s.t.Fatal(err)
+		s.t.Error(err)
+		return
 	}
-	s.address = listener.Addr().String()
+	s.serve(listener)
+}
+
+func (s *scriptedBroker) serve(listener net.Listener) {
 	s.server = grpc.NewServer(grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream))
 	brokerv1.RegisterSessionServiceServer(s.server, brokerv1.UnimplementedSessionServiceServer{})
 	brokerv1.RegisterGatewayServiceServer(s.server, brokerv1.UnimplementedGatewayServiceServer{})
@@ -146,7 +164,7 @@ func (s *scriptedBroker) openStreams() int {
 
 func (s *scriptedBroker) note(ctx context.Context, rpc string, request any) int {
 	given, _ := metadata.FromIncomingContext(ctx)
-	this := asked{request: request, metadata: given}
+	this := asked{at: time.Now(), request: request, metadata: given}
 	if deadline, bounded := ctx.Deadline(); bounded {
 		this.timeout = time.Until(deadline)
 	}

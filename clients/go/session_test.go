@@ -98,7 +98,7 @@ func TestAnOpenIsFilledIn(t *testing.T) {
 	if !proto.Equal(checked, exact) {
 		t.Errorf("what was said was changed: %v", checked)
 	}
-	if got := came[2].timeout; got < 299*time.Second || got > 300*time.Second {
+	if got := came[2].timeout; got < 280*time.Second || got > 300*time.Second {
 		t.Errorf("the deadline is in %v", got)
 	}
 	bare := came[3].request.(*brokerv1.OpenSessionRequest)
@@ -114,10 +114,18 @@ func TestAnOpenIsFilledIn(t *testing.T) {
 func TestALeaseIsRenewedAtAThird(t *testing.T) {
 	t.Parallel()
 	peer := opens(t, leased(900*time.Millisecond))
-	opened := open(t, peer.connect())
 	begin := time.Now()
-	eventually(t, "the third renewal", func() bool { return len(peer.requests("RenewSession")) == 3 })
-	if took := time.Since(begin); took < 800*time.Millisecond || took > 3*time.Second {
+	opened := open(t, peer.connect())
+	// A slow machine is late, but not each time: at a half, none would come so soon after another.
+	eventually(t, "a renewal after a third, and three of them", func() bool {
+		came := peer.requests("RenewSession")
+		soonest := time.Hour
+		for n := 1; n < len(came); n++ {
+			soonest = min(soonest, came[n].at.Sub(came[n-1].at))
+		}
+		return len(came) >= 3 && soonest < 430*time.Millisecond
+	})
+	if took := peer.requests("RenewSession")[2].at.Sub(begin); took < 890*time.Millisecond {
 		t.Errorf("three thirds of 0.9 s took %v", took)
 	}
 	if opened.RenewalError() != nil || opened.Ended() {

@@ -171,7 +171,7 @@ func TestAWatchGivesUpWhenItIsTold(t *testing.T) {
 	t.Parallel()
 	peer := newScriptedBroker(t)
 	peer.stop()
-	watch := peer.connect().Watch(nil, ibgateway.WithGiveUpAfter(150*time.Millisecond))
+	watch := peer.connect().Watch(nil, ibgateway.WithGiveUpAfter(2*time.Second))
 	same(t, read(t, watch, 1), "interrupted BrokerUnreachableError")
 	var unreachable *ibgateway.BrokerUnreachableError
 	if watch.Next(within(t, patience)) || !errors.As(watch.Err(), &unreachable) {
@@ -228,7 +228,7 @@ func TestASilentStreamIsDead(t *testing.T) {
 	t.Parallel()
 	peer := newScriptedBroker(t)
 	peer.onWatch(streams(sends(errOpen, complete(1)), sends(errOpen, bookmark(1))))
-	watch := peer.connect().Watch(nil, ibgateway.WithSilence(300*time.Millisecond))
+	watch := peer.connect().Watch(nil, ibgateway.WithSilence(2*time.Second))
 	defer watch.Close()
 	same(t, read(t, watch, 1), "complete")
 	// Short waits, one after the other, do not put it off.
@@ -249,7 +249,7 @@ func TestAPeerThatDoesNotOpenTheStreamIsDead(t *testing.T) {
 	t.Parallel()
 	peer := newScriptedBroker(t)
 	peer.mute = true
-	watch := peer.connect().Watch(nil, ibgateway.WithSilence(100*time.Millisecond))
+	watch := peer.connect().Watch(nil, ibgateway.WithSilence(200*time.Millisecond))
 	defer watch.Close()
 	same(t, read(t, watch, 1), "interrupted BrokerUnreachableError")
 }

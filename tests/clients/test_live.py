@@ -66,7 +66,7 @@ LIES: list[tuple[str, Change, str]] = [
 
 
 # One test, since each worker would set a stage of its own.
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_the_python_client_passes_and_one_that_lies_is_found_out(tmp_path: Path) -> None:
     lied_about = {name for name, _, _ in LIES}
     chapters = [each for each in scenario.read() if each.name in lied_about]

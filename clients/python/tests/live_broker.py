@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -28,6 +29,9 @@ from ibgateway.simulator.v1 import simulator_service_pb2_grpc as sim_grpc
 ROOT = Path(__file__).resolve().parents[3]
 _OURS = ("GATEWAY_BROKER_", "IB_GATEWAY_", "DATABASE_URL", "LOG_LEVEL")
 _READY = b"Ctrl-C stops all of it."
+_PORTS = 2_500
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_next_port = itertools.count(secrets.randbelow(_PORTS))
 
 
 @contextlib.contextmanager
@@ -43,9 +47,13 @@ def data_directory() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """One that nobody has, nor will by chance: below the ports that the system gives away."""
+    """One that nobody has, nor will, also while whoever listened there is away.
+
+    It is below the ports that the system gives away, and among those that no other worker of pytest
+    takes; none is given twice.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 10_000 + _WORKER % 8 * _PORTS + next(_next_port) % _PORTS
         with contextlib.suppress(OSError), socket.socket() as free:
             free.bind(("127.0.0.1", port))
             return port
@@ -67,7 +75,7 @@ class LiveBroker:
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, timeout: float = 40.0) -> None:
+    def start(self, timeout: float = 90.0) -> None:
         """Start it, and wait until it serves."""
         python = os.environ.get("GATEWAY_BROKER_PYTHON") or sys.executable
         clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -153,7 +161,7 @@ class LiveBroker:
         async with connect(self.address) as broker:
             await broker.gateways.resume()
             await broker.gateways.reset_breaker()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async for info in broker.list_sessions():
                     with contextlib.suppress(BrokerError):
                         await broker.close_session(info.session_id, reason="the test has ended")

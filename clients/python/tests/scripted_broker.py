@@ -25,6 +25,7 @@ from ibgateway.broker.v1 import (
     session_service_pb2,
 )
 from ibgateway.broker.v1 import session_service_pb2 as pb
+from live_broker import free_port
 
 SESSION_ID = "11111111-1111-4111-8111-111111111111"
 OTHER_ID = "22222222-2222-4222-8222-222222222222"
@@ -105,7 +106,7 @@ class ScriptedBroker:
     """Listens on loopback, on one port for its whole life; `stop` and `start` restart it."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()
         self.asked: list[Asked] = []
         self.ended_streams = 0
         self.open_streams = 0
@@ -127,7 +128,7 @@ class ScriptedBroker:
     async def start(self) -> None:
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self._server.add_generic_rpc_handlers((_Handler(self),))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:
@@ -378,7 +379,7 @@ def controlled(queue: asyncio.Queue[Any], *messages: Any) -> Callable[[Any, Any]
     return stream
 
 
-async def eventually(check: Callable[[], Any], timeout: float = 5.0) -> Any:
+async def eventually(check: Callable[[], Any], timeout: float = 20.0) -> Any:
     """Wait until a check gives something true; the only way in which tests wait."""
     async with asyncio.timeout(timeout):
         while True:
@@ -395,7 +396,7 @@ def kinds(items: Iterable[Any]) -> list[str]:
     return [type(item).__name__ for item in items]
 
 
-async def take(source: AsyncIterator[Any], count: int, timeout: float = 5.0) -> list[Any]:
+async def take(source: AsyncIterator[Any], count: int, timeout: float = 20.0) -> list[Any]:
     """The next items."""
     async with asyncio.timeout(timeout):
         return [await anext(source) for _ in itertools.repeat(None, count)]

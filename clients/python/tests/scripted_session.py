@@ -38,7 +38,7 @@ class Peer:
         self._log: list[Any] = []
         self._moved = asyncio.Event()
         scripted.on("OpenSession", self._open)
-        scripted.on("RenewSession", self._renew)
+        scripted.on("RenewSession", self.renew)
         scripted.on("CloseSession", self._close)
         scripted.on("WatchSessions", self._watch)
 
@@ -47,7 +47,7 @@ class Peer:
             self.lease_ttl = request.lease_ttl.seconds + request.lease_ttl.nanos / 1e9
         return opened(lease_ttl=self.lease_ttl)
 
-    async def _renew(self, request: Any, _: Any) -> Any:
+    async def renew(self, request: Any, _: Any) -> Any:
         if request.HasField("lease_ttl"):
             self.lease_ttl = request.lease_ttl.seconds + request.lease_ttl.nanos / 1e9
         return pb.RenewSessionResponse(session=self._leased())

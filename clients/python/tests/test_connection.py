@@ -19,11 +19,13 @@ from ibgateway.client import (
     BrokerClosedError,
     BrokerDrainingError,
     BrokerUnreachableError,
+    CallTimeoutError,
     CircuitBreakerOpenError,
     ClientIDInUseError,
     Health,
     SessionLimitError,
     connect,
+    connection,
 )
 from live_broker import free_port
 from scripted_broker import (
@@ -190,9 +192,9 @@ async def test_a_wait_beyond_the_deadline_is_not_begun(scripted: ScriptedBroker)
     async with connect(scripted.address) as broker:
         begin = time.monotonic()
         with pytest.raises(CircuitBreakerOpenError) as caught:
-            await broker.open_session(client_id=7, timeout=5)
+            await broker.open_session(client_id=7, timeout=40)
     assert caught.value.retry_after == 60
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize(
@@ -279,12 +281,19 @@ async def test_an_open_without_a_request_id_is_not_repeated_unanswered(
     assert len(scripted.requests("OpenSession")) == 1
 
 
-async def test_no_broker_is_told_before_the_deadline() -> None:
+async def test_no_broker_is_told_before_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # However slow the machine is, the last try is over before the deadline.
+    monkeypatch.setattr(connection, "_LAST_TRY", 9.0)
     async with connect(f"127.0.0.1:{free_port()}", backoff=QUICK) as broker:
         begin = time.monotonic()
-        with pytest.raises(BrokerUnreachableError, match="refused"):
-            await broker.get_session(SESSION_ID, timeout=0.5)
-    assert time.monotonic() - begin < 0.6
+        with pytest.raises(BrokerUnreachableError, match="refused") as caught:
+            await broker.get_session(SESSION_ID, timeout=10)
+    assert not isinstance(caught.value, CallTimeoutError)
+    assert time.monotonic() - begin < 10
+    assert [record for record in caplog.records if "trying again in" in record.message]
 
 
 # -- backoff -----------------------------------------------------------------------
@@ -387,7 +396,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_broker(scripted: ScriptedBro
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await cancelled.wait()
 
 

@@ -35,7 +35,7 @@ class Program:
         self.process = process
         self.said = ""
 
-    async def until(self, text: str, timeout: float = 20.0) -> None:
+    async def until(self, text: str, timeout: float = 60.0) -> None:
         """Read until it has said something."""
         assert self.process.stdout is not None
         try:
@@ -52,7 +52,7 @@ class Program:
         if interrupt:
             self.process.send_signal(signal.SIGINT)
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             self.said += (await self.process.stdout.read()).decode()
             return await self.process.wait()
 
@@ -149,7 +149,13 @@ async def test_subscribe_again(live: LiveBroker) -> None:
 
 async def test_show_the_history(live: LiveBroker) -> None:
     async with connect(live.address) as broker:
-        await (await broker.open_session(client_id=22)).close()
+        session = await broker.open_session(client_id=22)
+        await session.close()
+
+        async def is_on_record() -> bool:
+            return any([event.session.is_final async for event in session.events()])
+
+        await eventually(is_on_record)
     async with running(EXAMPLES / "show_the_history.py", live.address) as program:
         assert await program.end(interrupt=False) == 0
     assert "client id 22: DISCONNECTED" in program.said

@@ -116,9 +116,14 @@ async def test_a_session_is_opened_verified_watched_and_closed(broker: Broker) -
         found = [info.session_id async for info in broker.list_sessions(labels={"desk": "fx"})]
         assert found == [session.session_id]
     assert session.info.close_reason == "CLOSE_REQUESTED"
-    events = await history(broker, session.session_id)
+
+    async def ended() -> list[SessionEvent]:
+        """What is on record, once the end is."""
+        events = await history(broker, session.session_id)
+        return events if events[-1].session.is_final else []
+
+    events = await eventually(ended)
     assert [event.sequence for event in events] == [*range(1, len(events) + 1)]
-    assert events[-1].session.is_final
 
 
 async def test_an_exception_and_a_cancellation_leave_no_session(broker: Broker) -> None:
@@ -126,19 +131,22 @@ async def test_an_exception_and_a_cancellation_leave_no_session(broker: Broker) 
         async with broker.open_session(client_id=7):
             raise LookupError
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5), broker.open_session(client_id=8):
+        async with asyncio.timeout(None) as limit, broker.open_session(client_id=8):
+            limit.reschedule(asyncio.get_running_loop().time())
             await asyncio.sleep(60)
     assert await open_sessions(broker) == {}
 
 
 async def test_an_open_that_is_given_up_leaves_no_session(live: LiveBroker, broker: Broker) -> None:
     await live.simulator("ArmFault", fault="silent-after-accept")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5), broker.open_session(client_id=7):
-            pass
+    opening = asyncio.create_task(_opened(broker))
+    await eventually(lambda: _one(broker))
+    [session_id] = await open_sessions(broker)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
     await eventually(lambda: _empty(broker))
-    [info] = [info async for info in broker.list_sessions(include_final=True, page_size=1000)][-1:]
-    assert info.close_reason == "CALLER_GONE"
+    assert (await broker.get_session(session_id)).close_reason == "CALLER_GONE"
 
 
 async def _empty(broker: Broker) -> bool:
@@ -183,13 +191,17 @@ async def test_a_lost_link_is_told_and_acknowledged(live: LiveBroker, broker: Br
 async def test_a_session_that_nobody_renews_ends_and_its_watchers_are_told(
     live: LiveBroker, broker: Broker
 ) -> None:
-    async with (
-        connect(live.address) as other,
-        other.open_session(client_id=7, lease_ttl=1.0, keep_open=True) as session,
-    ):
-        pass
-    async with broker.watch(session_ids=[session.session_id]) as watch:
+    async with broker.watch(labels={"desk": "left"}) as watch:
+        await until(watch, lambda item: isinstance(item, SnapshotComplete))
+        async with (
+            connect(live.address) as other,
+            other.open_session(
+                client_id=7, lease_ttl=3.0, labels={"desk": "left"}, keep_open=True
+            ) as session,
+        ):
+            pass
         [*_, last] = await until(watch, lambda item: moved(item, SessionState.DISCONNECTED))
+        assert last.session_id == session.session_id
         assert last.session.close_reason == "LEASE_EXPIRED"
     with pytest.raises(SessionEndedError) as caught:
         await broker.renew_session(session.session_id)
@@ -199,19 +211,20 @@ async def test_a_session_that_nobody_renews_ends_and_its_watchers_are_told(
 
 
 async def test_a_short_lease_is_kept_alive(broker: Broker) -> None:
-    async with broker.open_session(client_id=7, lease_ttl=1.0) as session:
+    async with broker.open_session(client_id=7, lease_ttl=3.0) as session:
         first = session.lease_expire_time
-        await asyncio.sleep(2.5)
-        assert session.state is SessionState.CONNECTED
         assert first is not None
-        assert session.lease_expire_time is not None
-        assert session.lease_expire_time > first
+        # It was renewed after two thirds of its time, and has outlived it.
+        await eventually(lambda: _left(session, first) > 1.5)
+        await eventually(lambda: datetime.now(UTC) > first)
+        await session.refresh()
+        assert session.state is SessionState.CONNECTED
 
 
 async def test_a_session_is_taken_up_by_another_program(live: LiveBroker, broker: Broker) -> None:
     async with (
         connect(live.address) as other,
-        other.open_session(client_id=7, lease_ttl=2.0) as session,
+        other.open_session(client_id=7, lease_ttl=20) as session,
     ):
         session.detach()
     async with broker.attach(session.session_id, lease_ttl=30, keep_open=False) as taken:
@@ -224,12 +237,12 @@ async def test_a_block_is_told_that_an_operator_ends_its_session(
     live: LiveBroker, broker: Broker
 ) -> None:
     with pytest.raises(SessionEndedError, match="GATEWAY_DRAINED"):
-        async with asyncio.timeout(20), broker.open_session(client_id=7):
+        async with asyncio.timeout(40), broker.open_session(client_id=7):
             async with connect(live.address, owner="ops") as operator:
                 await operator.gateways.drain(reason="upgrade", close_sessions=True)
             await asyncio.sleep(60)
     with pytest.raises(GatewayDrainingError, match="upgrade") as caught:
-        await broker.open_session(client_id=7, timeout=2)
+        await broker.open_session(client_id=7, timeout=20)
     assert "gateways resume default" in str(caught.value)
     assert caught.value.metadata["actor"] == "ops"
 
@@ -284,6 +297,7 @@ async def test_what_is_wrong_with_a_request_is_named(broker: Broker) -> None:
 async def test_a_correlation_id_reaches_events_and_errors(broker: Broker) -> None:
     mine = str(uuid.uuid4())
     session = await broker.open_session(client_id=7, correlation_id=mine)
+    await eventually(lambda: _is_connected(broker, session.session_id))
     events = await history(broker, session.session_id)
     assert {event.correlation_id for event in events[:2]} == {mine}
     with pytest.raises(SessionNotFoundError) as caught:
@@ -305,8 +319,13 @@ async def test_a_deadline_that_passes_while_opening_ends_the_session(
 
 async def test_operators_see_and_decide(broker: Broker) -> None:
     session = await broker.open_session(client_id=7)
-    [gateway] = await broker.gateways.list()
-    assert gateway == await broker.gateways.get()
+
+    async def is_the_same() -> bool:
+        """The broker's own link, lost in the test before, may come back between the two."""
+        return await broker.gateways.list() == (await broker.gateways.get(),)
+
+    await eventually(is_the_same)
+    gateway = await broker.gateways.get()
     assert (gateway.gateway_id, gateway.kind) == ("default", GatewayKind.PAPER)
     assert gateway.reachable
     assert gateway.circuit_breaker.state is CircuitState.CLOSED
@@ -345,9 +364,12 @@ async def test_a_kept_token_continues_without_a_snapshot(broker: Broker) -> None
     session = await broker.open_session(client_id=7)
     await session.close()
     async with broker.watch(resume_token=token) as watch:
-        items = await until(watch, lambda item: moved(item, SessionState.DISCONNECTED))
+        items = await until(
+            watch, lambda item: moved(item, SessionState.DISCONNECTED) and item.persisted
+        )
     assert set(kinds(items)) == {"SessionEvent"}
-    assert [item.sequence for item in items] == [*range(1, len(items) + 1)]
+    sequences = [item.sequence for item in items if item.persisted]
+    assert sequences == [*range(1, len(sequences) + 1)]
 
 
 async def test_what_a_watch_has_folded_is_what_the_broker_lists(
@@ -360,8 +382,8 @@ async def test_what_a_watch_has_folded_is_what_the_broker_lists(
         await live.simulator("DropClients", client_id=8, reset=True)
         await sessions[0].close()
         await live.simulator("DropClients", client_id=9)
-        for session in sessions[1:]:
-            await session.wait_connected(timeout=30)
+        # Until they have a new link: before that a handle may not know that the old one is lost.
+        await eventually(lambda: all(session.generation == 2 for session in sessions[1:3]), 40)
         await sessions[4].close()
         last = sessions[4].session_id
 
@@ -385,15 +407,16 @@ async def test_sessions_and_watches_survive_a_restart_without_a_gap(
     backoff = Backoff(initial=0.1, maximum=1.0)
     async with connect(own_live.address, owner="momentum", backoff=backoff) as broker:
         async with (
-            broker.open_session(client_id=7, lease_ttl=2.0) as session,
+            broker.open_session(client_id=7, lease_ttl=6.0) as session,
             broker.watch() as watch,
         ):
             await until(watch, lambda item: isinstance(item, SnapshotComplete))
             before = session.session_id
             instance = (await broker.info()).instance
+            await eventually(lambda: _is_connected(broker, before))
             await asyncio.to_thread(own_live.stop if how == "stop" else own_live.kill)
             await asyncio.to_thread(own_live.start)
-            items = await until(watch, lambda item: moved(item, SessionState.CONNECTED), 40)
+            items = await until(watch, lambda item: moved(item, SessionState.CONNECTED), 60)
             assert not [item for item in items if isinstance(item, Reset | Snapshot)]
             assert [item for item in items if isinstance(item, Interrupted)]
             if how == "stop":
@@ -404,7 +427,7 @@ async def test_sessions_and_watches_survive_a_restart_without_a_gap(
             assert (session.session_id, session.client_id) == (before, 7)
             assert (await broker.info()).instance != instance
             taken_up = datetime.now(UTC)
-            await eventually(lambda: _left(session, taken_up) > 4, 20)
+            await eventually(lambda: _left(session, taken_up) > 8, 30)
             assert session.state is SessionState.CONNECTED, "its lease is renewed"
             assert session.renewal_error is None
             assert session.interruption is None
@@ -415,7 +438,7 @@ async def test_an_open_survives_a_restart_and_opens_nothing_twice(own_live: Live
     await own_live.simulator("ArmFault", fault="silent-after-accept")
     async with connect(own_live.address, owner="momentum") as broker:
         opening = asyncio.create_task(_opened(broker))
-        await eventually(lambda: _one(broker), 10)
+        await eventually(lambda: _one(broker))
         await asyncio.to_thread(own_live.kill)
         await asyncio.to_thread(own_live.start)
         session = await opening
@@ -423,6 +446,11 @@ async def test_an_open_survives_a_restart_and_opens_nothing_twice(own_live: Live
         found = [info async for info in broker.list_sessions(include_final=True)]
         assert [info.session_id for info in found if not info.is_final] == [session.session_id]
         await session.close()
+
+
+async def _is_connected(broker: Broker, session_id: str) -> bool:
+    """Whether that is on record: a broker that is killed before that forgets it."""
+    return any(moved(item, SessionState.CONNECTED) for item in await history(broker, session_id))
 
 
 def _left(session: Session, since: datetime) -> float:
@@ -453,7 +481,7 @@ async def test_a_token_of_another_database_is_reset(broker: Broker, own_live: Li
 async def test_a_quiet_watch_hears_that_all_is_quiet(broker: Broker) -> None:
     async with broker.watch() as watch:
         await until(watch, lambda item: isinstance(item, SnapshotComplete))
-        [item] = await take(watch, 1, timeout=15)
+        [item] = await take(watch, 1, timeout=30)
     assert isinstance(item, Bookmark)
 
 

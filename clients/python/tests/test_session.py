@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -138,7 +139,7 @@ async def test_a_handle_stays_current(peer: Peer, broker: Broker) -> None:
     async with broker.open_session(client_id=7) as held:
         peer.tell("RECONNECTING")
         await eventually(lambda: held.state is SessionState.RECONNECTING)
-        connected = asyncio.create_task(held.wait_connected(timeout=5))
+        connected = asyncio.create_task(held.wait_connected(timeout=20))
         await asyncio.sleep(0.02)
         peer.tell("CONNECTED", generation=2)
         assert (await connected).generation == 2
@@ -193,9 +194,22 @@ async def test_a_lease_is_renewed_at_a_third_of_what_was_granted(
     peer.scripted.on("OpenSession", opened(lease_ttl=0.3))
     peer.lease_ttl = 0.3
     begin = time.monotonic()
+    renewed: list[float] = []
+
+    async def renew(request: Any, context: Any) -> Any:
+        renewed.append(time.monotonic() - begin)
+        return await peer.renew(request, context)
+
+    peer.scripted.on("RenewSession", renew)
     async with broker.open_session(client_id=7, lease_ttl=100):
-        await eventually(lambda: peer.renewals() >= 5)
-    assert 0.45 < time.monotonic() - begin < 1.5
+        # A slow machine is late, but not each time: at a half, none would come so soon.
+        await eventually(
+            lambda: (
+                len(renewed) >= 5
+                and min(after - before for before, after in pairwise(renewed)) < 0.14
+            )
+        )
+    assert all(at > 0.095 * number for number, at in enumerate(renewed, start=1))
     assert not peer.scripted.requests("RenewSession")[0].HasField("lease_ttl")
 
 
@@ -204,10 +218,10 @@ async def test_calls_do_not_put_a_renewal_off(peer: Peer, broker: Broker) -> Non
     peer.lease_ttl = 0.6
     peer.scripted.on("OpenSession", opened(lease_ttl=0.6))
     async with broker.open_session(client_id=7) as held:
-        for _ in range(30):
-            await held.refresh()
-            await asyncio.sleep(0.02)
-        assert peer.renewals() >= 2
+        async with asyncio.timeout(20):
+            while peer.renewals() < 2:
+                await held.refresh()
+                await asyncio.sleep(0.02)
 
 
 async def test_a_session_without_a_lease_is_not_renewed_until_it_gets_one(
@@ -224,9 +238,8 @@ async def test_a_session_without_a_lease_is_not_renewed_until_it_gets_one(
 async def test_a_shorter_lease_is_renewed_in_time(peer: Peer, broker: Broker) -> None:
     async with broker.open_session(client_id=7, lease_ttl=100) as held:
         await held.renew(lease_ttl=0.15)
-        begin = time.monotonic()
+        # A third of what it was before is longer than the patience of a test.
         await eventually(lambda: peer.renewals() >= 3)
-        assert time.monotonic() - begin < 1
 
 
 async def test_a_lease_that_somebody_else_has_shortened_is_renewed_in_time(
@@ -236,7 +249,7 @@ async def test_a_lease_that_somebody_else_has_shortened_is_renewed_in_time(
         await eventually(lambda: peer.scripted.open_streams)
         peer.lease_ttl = 0.3
         peer.tell("CONNECTED")
-        await eventually(lambda: peer.renewals() >= 2, 2)
+        await eventually(lambda: peer.renewals() >= 2)
 
 
 async def test_renewals_go_on_while_the_broker_is_away(
@@ -257,7 +270,7 @@ async def test_renewals_go_on_while_the_broker_is_away(
         await peer.scripted.start()
         await eventually(lambda: peer.renewals() > before)
         await eventually(lambda: held.renewal_error is None)
-        await held.wait_connected(timeout=5)
+        await held.wait_connected(timeout=20)
         assert held.interruption is None
     said = [record.message for record in caplog.records if "lease" in record.message]
     assert len([text for text in said if "could not be renewed; trying again" in text]) == 1
@@ -270,9 +283,9 @@ async def test_a_lease_that_was_taken_away_is_not_renewed(peer: Peer, broker: Br
     peer.scripted.on("RenewSession", Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"))
     async with broker.open_session(client_id=7) as held:
         await eventually(lambda: peer.renewals() == 1)
+        await eventually(lambda: held.info.lease_ttl is None)
         await asyncio.sleep(0.3)
         assert peer.renewals() == 1
-        assert held.info.lease_ttl is None
 
 
 # -- attaching ---------------------------------------------------------------------
@@ -319,4 +332,4 @@ async def test_unreachable_is_told_also_while_opening(scripted: ScriptedBroker) 
     await scripted.stop()
     async with connect(scripted.address, backoff=QUICK) as broker:
         with pytest.raises(BrokerUnreachableError):
-            await broker.open_session(client_id=7, timeout=0.3)
+            await broker.open_session(client_id=7, timeout=1)

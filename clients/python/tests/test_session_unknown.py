@@ -40,7 +40,8 @@ from scripted_session import FIRST, Peer, opened
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 DENIED = Refusal(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
-AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+# Beyond the time that a close has: it is told at once, and not asked again.
+AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=60)
 
 
 # -- refused -----------------------------------------------------------------------
@@ -61,7 +62,7 @@ async def test_a_handle_whose_caller_is_refused_says_so_and_follows_again(
         await eventually(lambda: held.interruption)
         for wait in (held.wait_connected, held.wait_ended):
             with pytest.raises(UnauthenticatedError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(20):
                     await wait()
         await eventually(lambda: held.interruption is None)
         assert held.state is SessionState.RECONNECTING
@@ -88,7 +89,7 @@ async def test_who_waits_when_the_caller_is_refused_is_told(peer: Peer, broker: 
         refuse.set()
         for waiting in waits:
             with pytest.raises(PermissionDeniedError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(20):
                     await waiting
 
 
@@ -113,10 +114,10 @@ async def test_a_handle_that_is_followed_no_longer_does_not_say_connected(
     peer: Peer, broker: Broker
 ) -> None:
     async with broker.open_session(client_id=7, keep_open=True) as held:
-        await held.wait_connected(timeout=1)
+        await held.wait_connected(timeout=20)
     assert isinstance(held.interruption, BrokerClosedError)
     with pytest.raises(BrokerClosedError, match="followed no longer"):
-        await held.wait_connected(timeout=1)
+        await held.wait_connected(timeout=20)
 
 
 # -- a close that fails ------------------------------------------------------------
@@ -129,9 +130,9 @@ async def test_an_end_by_others_is_told_also_after_a_close_that_failed(
     with pytest.raises(SessionEndedError, match="GATEWAY_DRAINED"):
         async with broker.open_session(client_id=7) as held:
             with pytest.raises(StoreUnavailableError):
-                await held.close(timeout=0.1)
+                await held.close(timeout=30)
             peer.tell("DISCONNECTED", close_reason="GATEWAY_DRAINED")
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
     assert "GATEWAY_DRAINED" in caplog.text
 
 
@@ -150,7 +151,7 @@ async def test_an_end_while_a_close_fails_is_told_if_it_is_by_others(
     held = await broker.open_session(client_id=7)
     await eventually(lambda: peer.scripted.open_streams)
     with pytest.raises(StoreUnavailableError):
-        await held.close(timeout=0.5)
+        await held.close(timeout=30)
     assert (reason in caplog.text) is is_told
 
 
@@ -166,10 +167,10 @@ async def test_closing_what_others_have_ended_does_not_hide_that(
             await eventually(lambda: peer.scripted.open_streams)
             peer.tell("DISCONNECTED", close_reason=reason)
             try:
-                await asyncio.sleep(5)
+                await asyncio.sleep(60)
             finally:
                 with contextlib.suppress(StoreUnavailableError):
-                    await held.close(timeout=0.2)
+                    await held.close(timeout=30)
 
 
 async def test_a_close_by_hand_that_finds_an_end_by_others_tells_it(

@@ -34,6 +34,7 @@ from ibgateway.client import (
     WatchGapError,
     connect,
 )
+from ibgateway.client import watch as watch_module
 from live_broker import free_port
 from scripted_broker import (
     OTHER_ID,
@@ -386,7 +387,7 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for() -> None:
 
 async def test_it_gives_up_when_it_is_told_to() -> None:
     async with connect(f"127.0.0.1:{free_port()}") as broker:
-        watch = broker.watch(give_up_after=0.5)
+        watch = broker.watch(give_up_after=2)
         assert isinstance(await anext(watch), Interrupted)
         with pytest.raises(BrokerUnreachableError):
             await take(watch, 1)
@@ -422,15 +423,17 @@ async def test_a_stream_that_is_open_again_but_quiet_has_resumed(
     scripted: ScriptedBroker, broker: Broker
 ) -> None:
     scripted.on("WatchSessions", told(*HEAD, UNAVAILABLE), open_and_quiet)
-    async with broker.watch(silence=5) as watch:
+    async with broker.watch(silence=15) as watch:
         items = await take(watch, 4)
         assert kinds(items[2:]) == ["Interrupted", "Resumed"]
         assert watch.interruption is None
 
 
 async def test_a_stream_that_is_refused_as_soon_as_it_is_open_has_not_resumed(
-    scripted: ScriptedBroker, broker: Broker
+    scripted: ScriptedBroker, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A slow machine takes its time for what comes right after the other.
+    monkeypatch.setattr(watch_module, "_SETTLED", 10.0)
     away = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry_after=0.01)
 
     async def opened(_: Any, context: Any) -> AsyncIterator[Any]:

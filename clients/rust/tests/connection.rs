@@ -142,10 +142,10 @@ async fn a_call_ends_in_time_wherever_the_answer_stalls() {
     for stall in stalls.clone() {
         server.on("GetSession", [stall]);
         let began = Instant::now();
-        let error = get(&server.address, Duration::from_nanos(199_999_999)).await.unwrap_err();
+        let error = get(&server.address, Duration::from_nanos(1_499_999_999)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CallTimeout, "{error}");
-        assert!(error.message().ends_with("within 0.2 s"), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(4));
+        assert!(error.message().ends_with("within 1.5 s"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
     eventually("each was cancelled", || server.cancelled() == stalls.len()).await;
     // Somebody who accepts and says nothing at all.

@@ -37,7 +37,7 @@ async fn a_lease_is_renewed_at_a_third_of_what_is_granted_until_there_is_no_sess
     let why = lease::keep(sessions, "one".to_owned(), hour).await;
     assert_eq!(why.kind(), ErrorKind::SessionNotFound);
     assert!(began.elapsed() >= Duration::from_millis(400), "at once, then twice after a third");
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(60));
     let asked = server.asked();
     assert_eq!(asked.len(), 3);
     assert_eq!(asked[0].message::<RenewSessionRequest>().session_id, "one");
@@ -62,7 +62,7 @@ async fn it_is_tried_again_while_the_broker_is_away_or_an_end_is_not_on_record()
     let why = lease::keep(sessions, "one".to_owned(), Duration::from_millis(300)).await;
     assert_eq!(why.kind(), ErrorKind::SessionNotFound);
     assert_eq!(server.asked().len(), 5);
-    assert!(began.elapsed() < Duration::from_secs(8));
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 async fn repeated(timeout: Duration, outcomes: &[Option<ErrorKind>]) -> (usize, bool) {
@@ -94,8 +94,8 @@ async fn a_call_is_repeated_while_that_may_help_and_within_its_time() {
 async fn no_try_is_made_for_which_there_is_no_time() {
     // One that ends with its time would say less than the one before it.
     for _ in 0..10 {
-        let error = repeat(Duration::from_millis(250), async |left| -> Result<(), BrokerError> {
-            assert!(left > Duration::from_millis(90), "{left:?}");
+        let error = repeat(Duration::from_millis(500), async |left| -> Result<(), BrokerError> {
+            assert!(left >= Duration::from_millis(100), "{left:?}");
             Err(BrokerError::new(ErrorKind::BrokerUnreachable, "away"))
         });
         assert_eq!(error.await.unwrap_err().kind(), ErrorKind::BrokerUnreachable);

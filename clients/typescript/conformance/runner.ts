@@ -169,8 +169,18 @@ const requests: Record<string, Handler> = {
     // Whoever asks later is told an error that comes when nobody waits.
     next.catch(() => {});
     const late = sleep(given.within * 1000, LATE, { signal, ref: false });
-    const result = await Promise.race([next.finally(() => asked.delete(watch)), late]);
-    return result === LATE || result.done ? null : item(result.value);
+    const result = await Promise.race([next, late]).catch((error: unknown) => {
+      if (!signal.aborted) {
+        asked.delete(watch);
+      }
+      throw error;
+    });
+    if (result === LATE) {
+      return null;
+    }
+    // Only whoever tells it takes it: it may have come when nobody waited.
+    asked.delete(watch);
+    return result.done ? null : item(result.value);
   },
   async stop_watch(_, given) {
     const watch = found(watches, given.watch);

@@ -1,5 +1,6 @@
 /** A peer over TCP that answers as a test says. It speaks the contract; it is no broker. */
 
+import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import {
@@ -114,6 +115,8 @@ export function statusOf(details: [string, Uint8Array][]): Uint8Array {
 
 /** A request that came. */
 export interface Asked<T = Record<string, unknown>> {
+  /** Milliseconds, as of `performance.now()`. */
+  at: number;
   rpc: string;
   request: Message & T;
   metadata: Record<string, unknown>;
@@ -126,6 +129,12 @@ export type Answer = object | Refusal | typeof SILENCE;
 /** What a stream tells: messages; an error or its end, or it stays open and says nothing more. */
 export type Script = AsyncGenerator<WatchSessionsResponse | Refusal, void, void>;
 export const SILENCE = Symbol("silence");
+
+/**
+ * The port of the newest one. Each has its own, below those that the system gives away, so that nobody
+ * listens there while it is away.
+ */
+let lastPort = 10_000 + Math.floor(Math.random() * 15_000);
 
 /** Listens on loopback, on one port for its whole life; `stop` and `start` restart it. */
 export class ScriptedBroker implements AsyncDisposable {
@@ -140,9 +149,16 @@ export class ScriptedBroker implements AsyncDisposable {
   readonly #streams: ((request: Record<string, unknown>) => Script)[] = [];
 
   static async start(): Promise<ScriptedBroker> {
-    const broker = new ScriptedBroker();
-    await broker.start();
-    return broker;
+    for (const broker = new ScriptedBroker(); ; ) {
+      lastPort += 1;
+      broker.#port = lastPort;
+      try {
+        await broker.start();
+        return broker;
+      } catch (error) {
+        assert.match(String(error), /EADDRINUSE/);
+      }
+    }
   }
 
   get address(): string {
@@ -190,8 +206,8 @@ export class ScriptedBroker implements AsyncDisposable {
       }
       server.addService(methods, handlers);
     }
-    this.#port = await new Promise<number>((resolve, reject) => {
-      const done = (error: Error | null, port: number) => (error ? reject(error) : resolve(port));
+    await new Promise<void>((resolve, reject) => {
+      const done = (error: Error | null) => (error ? reject(error) : resolve());
       server.bindAsync(this.address, ServerCredentials.createInsecure(), done);
     });
     this.#server = server;
@@ -214,7 +230,8 @@ export class ScriptedBroker implements AsyncDisposable {
   #note(rpc: string, call: Parameters<handleUnaryCall<Message, Message>>[0]): void {
     const remaining = (Number(call.getDeadline()) - Date.now()) / 1000;
     const request = call.request as Asked["request"];
-    this.asked.push({ rpc, request, metadata: call.metadata.getMap(), remaining });
+    const at = performance.now();
+    this.asked.push({ at, rpc, request, metadata: call.metadata.getMap(), remaining });
   }
 
   #unary(rpc: string, made: (fields: object) => Message): handleUnaryCall<Message, Message> {
@@ -271,6 +288,13 @@ export function says(...messages: (WatchSessionsResponse | Refusal)[]): () => Sc
     // Longer than any test lasts.
     await sleep(60_000, undefined, { ref: false });
   };
+}
+
+/** Waits within a script until something is so; the end of its test need not wait for that. */
+export async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) {
+    await sleep(10, undefined, { ref: false });
+  }
 }
 
 /** Says these, then ends well. */

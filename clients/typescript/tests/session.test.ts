@@ -188,7 +188,7 @@ describe("a handle", () => {
     const waiting = handle.waitConnected({ signal: AbortSignal.timeout(100) });
     await assert.rejects(waiting, { name: "TimeoutError" });
     await peer.start();
-    await handle.waitConnected({ signal: AbortSignal.timeout(5_000) });
+    await handle.waitConnected({ signal: AbortSignal.timeout(30_000) });
     assert.equal(handle.interruption, undefined);
     assert.ok(!handle.signal.aborted);
   });
@@ -235,7 +235,7 @@ describe("a handle", () => {
     peer.tells(refused, refused, says(snapshot(), complete(10n), END));
     const handle = await broker.openSession();
     await eventually(() => handle.interruption !== undefined, "it is known");
-    const ended = await handle.waitEnded({ signal: AbortSignal.timeout(5_000) });
+    const ended = await handle.waitEnded({ signal: AbortSignal.timeout(30_000) });
     assert.equal(ended.state, DISCONNECTED);
     assert.equal(said.filter((line) => /is not followed/.test(line)).length, 1, said.join());
   });
@@ -288,11 +288,16 @@ describe("a handle", () => {
 describe("a lease", () => {
   test("is renewed at a third of what was granted", async () => {
     opens(lease(0.6));
-    await broker.openSession({ leaseTtl: 60 });
     const begin = performance.now();
-    await eventually(() => renewals() === 3, "three renewals");
-    const took = performance.now() - begin;
-    assert.ok(took > 400 && took < 1_500, `${took} ms`);
+    await broker.openSession({ leaseTtl: 60 });
+    const times = () => peer.requests("RenewSession").map(({ at }) => at - begin);
+    // A slow machine is late, but not each time: at a half, none would come so soon after another.
+    await eventually(() => {
+      const waits = times().map((at, n, all) => at - (all[n - 1] ?? 0));
+      return waits.length >= 3 && Math.min(...waits.slice(1)) < 280;
+    }, "three renewals");
+    const third = times()[2] ?? 0;
+    assert.ok(third > 590, `${third} ms`);
     assert.equal(
       peer.requests<RenewSessionRequest>("RenewSession")[0]?.request.leaseTtl,
       undefined,
@@ -336,9 +341,9 @@ describe("a lease", () => {
     peer.on("GetSession", { session: session() });
     const handle = await broker.openSession();
     await eventually(() => renewals() === 1, "it was tried");
+    await eventually(() => handle.info.leaseTtl === undefined, "it is known");
     await sleep(300);
     assert.equal(renewals(), 1);
-    assert.equal(handle.info.leaseTtl, undefined);
     await assert.rejects(handle.renew(), InvalidArgumentError);
   });
 });

@@ -29,6 +29,7 @@ import {
   says,
   session,
   snapshot,
+  until,
 } from "./scripted_broker.js";
 
 const { DISCONNECTED, FAILED, RECONNECTING } = SessionState;
@@ -72,16 +73,16 @@ function tellsLater(...messages: Parameters<typeof says>): () => void {
 }
 
 describe("a close", () => {
-  const failures: [string, Refusal | typeof SILENCE, object][] = [
-    ["failed", new Refusal(status.INTERNAL, { reason: "INTERNAL" }), BrokerInternalError],
-    ["was cancelled", SILENCE, { name: "TimeoutError" }],
+  const failures: [string, Refusal | typeof SILENCE, number, object][] = [
+    ["failed", new Refusal(status.INTERNAL, { reason: "INTERNAL" }), 60_000, BrokerInternalError],
+    ["was cancelled", SILENCE, 200, { name: "TimeoutError" }],
   ];
-  for (const [what, answer, error] of failures) {
+  for (const [what, answer, patience, error] of failures) {
     test(`that ${what} does not make a later end one's own`, async () => {
       const go = tellsLater(event(11n, 3n, CLOSED));
       const handle = await broker.openSession();
       peer.on("CloseSession", answer);
-      await assert.rejects(handle.close({ signal: AbortSignal.timeout(200) }), error);
+      await assert.rejects(handle.close({ signal: AbortSignal.timeout(patience) }), error);
       go();
       await handle.waitEnded();
       assert.ok(handle.signal.reason instanceof SessionEndedError);
@@ -101,7 +102,7 @@ describe("a close", () => {
   test("that finds no record tells the end", async () => {
     const handle = await broker.openSession();
     peer.on("CloseSession", new Refusal(status.NOT_FOUND, { reason: "SESSION_NOT_FOUND" }));
-    const waiting = handle.waitEnded({ signal: AbortSignal.timeout(2_000) });
+    const waiting = handle.waitEnded({ signal: AbortSignal.timeout(30_000) });
     await assert.rejects(handle.close(), SessionNotFoundError);
     await waiting;
     assert.ok(handle.ended && handle.signal.reason instanceof SessionEndedError);
@@ -133,11 +134,11 @@ describe("an end that is not on record", () => {
     peer.tells(
       async function* (): Script {
         yield* [...HEAD, ...VOID];
-        await eventually(isDead, "the broker dies");
+        await until(isDead);
       },
       async function* (): Script {
         yield* [event(11n, 3n, { state: RECONNECTING }), event(12n, 4n)];
-        await eventually(() => closes() > 0, "it is closed");
+        await until(() => closes() > 0);
         yield* says(event(13n, 5n, LAST))();
       },
     );
@@ -228,7 +229,7 @@ describe("an end that is not on record", () => {
         yield* HEAD;
       },
       async function* (): Script {
-        await eventually(() => go, "the events come");
+        await until(() => go);
         yield* says(event(11n, 3n, { state: RECONNECTING }), event(12n, 4n, end))();
       },
     );
@@ -285,9 +286,9 @@ describe("an end that is not on record", () => {
     const handle = await openedSession();
     await handle.waitEnded();
     const begin = performance.now();
-    await handle.close({ timeout: 0.4 });
+    await handle.close({ timeout: 2 });
     const took = performance.now() - begin;
-    assert.ok(took > 300 && took < 1_500, `${took} ms`);
+    assert.ok(took > 1_900 && took < 20_000, `${took} ms`);
     assert.match(said.join(), /warn .* may live: its end is not on record yet/);
     assert.equal(peer.openStreams, 1, "it is followed on, while its Broker is open");
   });
@@ -301,8 +302,8 @@ describe("an end that is not on record", () => {
     isDead = true;
     await eventually(() => peer.requests("GetSession").length === 1, "it is asked");
     const begin = performance.now();
-    await handle.close({ timeout: 0.4 });
-    assert.ok(performance.now() - begin < 1_500);
+    await handle.close({ timeout: 2 });
+    assert.ok(performance.now() - begin < 20_000);
   });
 
   test("does not end a watch", async () => {
@@ -323,7 +324,7 @@ describe("an end that is not on record", () => {
     peer.tells(
       async function* (): Script {
         yield* [...HEAD, ...VOID];
-        await eventually(() => isKept, "the database is back");
+        await until(() => isKept);
         yield* says(event(11n, 3n), end)();
       },
       says(bookmark(10n), event(11n, 3n), end),

@@ -223,7 +223,7 @@ describe("a stream that is lost", () => {
 
   test("has not resumed when it is refused as soon as it is open", async () => {
     const later = async function* () {
-      await sleep(100);
+      await sleep(20);
       yield STORE;
     };
     peer.tells(ends(...HEAD), later, later, says(bookmark(10n)));
@@ -235,23 +235,23 @@ describe("a stream that is lost", () => {
   test("is dead if it is silent, and lives if it says that nothing happens", async () => {
     const slow = async function* () {
       for (let count = 0; count < 4; count++) {
-        await sleep(150);
+        await sleep(500);
         yield bookmark(10n);
       }
       await sleep(20_000, undefined, { ref: false });
     };
     peer.tells(says(...HEAD), slow, says(bookmark(10n)));
-    const items = await take(broker.watch({ silence: 0.4 }), 10);
+    const items = await take(broker.watch({ silence: 1.5 }), 10);
     const silent = lossOf(items[2]).error;
-    assert.match(silent.message, /has sent nothing for 0.4 s/);
+    assert.match(silent.message, /has sent nothing for 1.5 s/);
     const expected = ["interrupted", "resumed", ...Array(4).fill("bookmark"), "interrupted"];
     assert.deepEqual(kinds(items.slice(2, 9)), expected);
   });
 
   test("is not taken for dead by a process that was stopped, and has not read yet", async () => {
     const busy = async function* () {
-      for (let count = 0; count < 100; count++) {
-        await sleep(100);
+      for (let count = 0; count < 1_000; count++) {
+        await sleep(100, undefined, { ref: false });
         yield bookmark(10n);
       }
     };
@@ -260,7 +260,7 @@ describe("a stream that is lost", () => {
       yield* busy();
     }, busy);
     const program = fileURLToPath(new URL("watch_and_say.js", import.meta.url));
-    const child = spawn(process.execPath, [program, peer.address, "0.5"], {
+    const child = spawn(process.execPath, [program, peer.address, "2"], {
       stdio: ["ignore", "pipe", "inherit"],
     });
     const gone = once(child, "exit");
@@ -271,7 +271,7 @@ describe("a stream that is lost", () => {
       });
       await eventually(() => said.includes("bookmark"), "it has begun");
       child.kill("SIGSTOP");
-      await sleep(1_000);
+      await sleep(3_000);
       const before = said.length;
       child.kill("SIGCONT");
       await eventually(() => said.length > before + 100, "it has read what has come");
@@ -453,12 +453,13 @@ describe("how it reads", () => {
     });
     const watch = broker.watch();
     await take(watch, 3);
-    await sleep(300);
-    const held = peer.written;
+    let held: number;
+    do {
+      held = peer.written;
+      await sleep(500);
+    } while (peer.written > held);
     assert.ok(held < total / 4, `${held} of ${total} were sent to a watch that is not read`);
-    await sleep(200);
-    assert.equal(peer.written, held);
-    await broker.getSession(SESSION_ID, { timeout: 3 });
+    await broker.getSession(SESSION_ID);
     const rest = await take(watch, total - 1);
     const last = rest.at(-1);
     assert.equal(last?.kind === "event" && last.sequence, BigInt(2 + total));

@@ -27,8 +27,9 @@ pub async fn repeat<T>(
 ) -> Result<T, BrokerError> {
     let deadline = Instant::now() + timeout;
     let mut backoff = Backoff::new();
+    let mut left = timeout;
     loop {
-        let error = match attempt(deadline - Instant::now()).await {
+        let error = match attempt(left).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -38,6 +39,11 @@ pub async fn repeat<T>(
         }
         eprintln!("{error}; trying again in {:.1} s", pause.as_secs_f64());
         sleep(pause).await;
+        left = deadline.saturating_duration_since(Instant::now());
+        // A busy machine may have slept for longer.
+        if left < LAST_TRY {
+            return Err(error);
+        }
     }
 }
 

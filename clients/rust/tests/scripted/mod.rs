@@ -187,7 +187,6 @@ struct State {
     /// Streams that a caller has cancelled, and those that are under way.
     cancelled: AtomicUsize,
     open: AtomicUsize,
-    cut: Notify,
 }
 
 /// Listens on loopback until it is dropped.
@@ -228,9 +227,9 @@ impl Scripted {
     }
 }
 
-/// Wait until something is so, for 5 s at most.
+/// Wait until something is so, for 30 s at least.
 pub async fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if check() {
             return;
         }
@@ -248,18 +247,25 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 async fn serve(socket: TcpStream, state: Arc<State>) {
     let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+    // Of this one alone: others may not have noticed yet that their callers have gone.
+    let cut = Arc::new(Notify::new());
     let mut streams = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
-            () = state.cut.notified() => return,
+            () = cut.notified() => return,
         };
         let Some(Ok((request, respond))) = accepted else { return };
-        streams.spawn(handle(request, respond, state.clone()));
+        streams.spawn(handle(request, respond, state.clone(), cut.clone()));
     }
 }
 
-async fn handle(request: Request<h2::RecvStream>, respond: SendResponse<Bytes>, state: Arc<State>) {
+async fn handle(
+    request: Request<h2::RecvStream>,
+    respond: SendResponse<Bytes>,
+    state: Arc<State>,
+    cut: Arc<Notify>,
+) {
     let mut under_way = UnderWay::new(state.clone());
     let rpc = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let headers = request.headers().clone();
@@ -274,7 +280,7 @@ async fn handle(request: Request<h2::RecvStream>, respond: SendResponse<Bytes>, 
         if left.len() > 1 { left.pop().unwrap() } else { left[0].clone() }
     };
     state.asked.lock().unwrap().push(Asked { rpc, headers, body: body.freeze() });
-    under_way.is_cancelled = recite(steps, respond, &state.cut).await;
+    under_way.is_cancelled = recite(steps, respond, &cut).await;
 }
 
 /// A stream; whose connection has gone is cancelled, too.

@@ -20,7 +20,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-@Timeout(20)
+@Timeout(120)
 @SuppressWarnings("try") // a lease is held, not used
 final class LeaseTest {
   private static final Session SESSION =

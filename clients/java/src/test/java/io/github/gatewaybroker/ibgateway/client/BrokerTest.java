@@ -42,7 +42,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-@Timeout(20)
+@Timeout(120)
 final class BrokerTest {
   private static final Metadata.Key<String> OWNER = key("x-broker-owner");
   private static final Metadata.Key<String> TOKEN = key("authorization");

@@ -9,14 +9,14 @@ import java.util.function.BooleanSupplier;
 public final class Eventually {
   private Eventually() {}
 
-  /** Fails if it is not so within 10 s. */
+  /** Fails if it is not so within 30 s. */
   public static void holds(BooleanSupplier condition) throws InterruptedException {
-    for (int tries = 0; tries < 1_000; tries++) {
+    for (int tries = 0; tries < 3_000; tries++) {
       if (condition.getAsBoolean()) {
         return;
       }
       TimeUnit.MILLISECONDS.sleep(10);
     }
-    fail("it is not so, after 10 s");
+    fail("it is not so, after 30 s");
   }
 }

@@ -1,5 +1,7 @@
 package io.github.gatewaybroker.ibgateway.client;
 
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+
 import io.github.gatewaybroker.ibgateway.broker.v1.CloseSessionRequest;
 import io.github.gatewaybroker.ibgateway.broker.v1.CloseSessionResponse;
 import io.github.gatewaybroker.ibgateway.broker.v1.GetSessionRequest;
@@ -26,11 +28,13 @@ import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
+import java.net.BindException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.util.List;
 import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
@@ -46,6 +50,10 @@ public final class ScriptedBroker implements AutoCloseable {
   /** What is done with the caller of a call. */
   public interface Answer extends Consumer<StreamObserver<Object>> {}
 
+  /** Below those that the system gives away. */
+  private static final AtomicInteger LAST_PORT =
+      new AtomicInteger(ThreadLocalRandom.current().nextInt(10_000, 25_000));
+
   private static final Context.Key<Metadata> SENT = Context.key("sent");
 
   public final List<Asked> asked = new CopyOnWriteArrayList<>();
@@ -54,8 +62,16 @@ public final class ScriptedBroker implements AutoCloseable {
   private Server server;
   private int port;
 
+  /** Listens on a port of its own, so that nobody else does while it is stopped. */
   public ScriptedBroker() throws IOException {
-    start();
+    while (server == null) {
+      port = LAST_PORT.incrementAndGet();
+      try {
+        start();
+      } catch (IOException taken) {
+        assertInstanceOf(BindException.class, taken.getCause());
+      }
+    }
   }
 
   public String address() {
@@ -70,13 +86,13 @@ public final class ScriptedBroker implements AutoCloseable {
 
   /** Listens, on the same port as before. */
   public void start() throws IOException {
-    server =
+    Server listening =
         NettyServerBuilder.forAddress(new InetSocketAddress(InetAddress.getLoopbackAddress(), port))
             .intercept(new Reads())
             .addService(new Sessions())
             .build()
             .start();
-    port = server.getPort();
+    server = listening;
   }
 
   /** Cuts every connection, and listens no longer. */
