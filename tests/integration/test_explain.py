@@ -441,18 +441,21 @@ async def test_a_gateway_that_only_the_sentinel_dials_says_when(
 ) -> None:
     changes = {**PATIENT, "retry_jitter": 0.0, "sentinel": True, **waits}
     async with serving(simulator, database_url, gateway_changes=changes) as client:
-        await eventually(lambda: [record.client_id for record in simulator.clients] == [9999])
-        await close(client, simulator)
 
         async def known() -> gateway_pb2.Gateway:
             answer = await client.gateways.GetGateway(gateway_service_pb2.GetGatewayRequest())
             gateway: gateway_pb2.Gateway = answer.gateway
             return gateway
 
-        async def is_down() -> bool:
-            gateway = await known()
-            return gateway.HasField("reachable") and not gateway.reachable
+        async def is_dialled() -> bool:
+            return (await known()).HasField("reachable")
 
+        async def is_down() -> bool:
+            return not (await known()).reachable
+
+        # Not before its handshake is over: a link that is lost is dialled anew at once.
+        await eventually(is_dialled)
+        await close(client, simulator)
         await eventually(is_down)
         gateway = await known()
         said = await explained(client)

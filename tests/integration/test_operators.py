@@ -108,18 +108,18 @@ async def test_a_gateway_without_sessions_is_watched_by_a_connection_of_the_brok
 ) -> None:
     changes = {"sentinel": True, "health_check_interval": 0.2}
     async with serving(simulator, database_url, gateway_changes=changes) as client:
+
+        async def reachable(wanted: bool) -> bool:
+            return bool((await get_gateway(client)).reachable == wanted)
+
         await eventually(lambda: _clients(simulator) == [9999])
-        assert (await get_gateway(client)).reachable
+        await eventually(lambda: reachable(True))
         session = await client.open(client_id=7)
         await eventually(lambda: _clients(simulator) == [7])
         await client.close(session.session_id)
         await eventually(lambda: _clients(simulator) == [9999])
         await simulator.stop_listening()
         simulator.drop()
-
-        async def reachable(wanted: bool) -> bool:
-            return bool((await get_gateway(client)).reachable == wanted)
-
         await eventually(lambda: reachable(False))
         await simulator.start_listening()
         await eventually(lambda: reachable(True))
