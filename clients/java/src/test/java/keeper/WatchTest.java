@@ -32,6 +32,7 @@ import io.github.gatewaybroker.ibgateway.client.UnexpectedAnswerException;
 import io.github.gatewaybroker.ibgateway.client.WatchGapException;
 import io.grpc.Status;
 import io.grpc.Status.Code;
+import io.grpc.StatusRuntimeException;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -265,13 +266,18 @@ final class WatchTest {
             .setRetryDelay(
                 com.google.protobuf.Duration.newBuilder().setSeconds(Long.MAX_VALUE).build())
             .build();
-    peer.answers(
-        fails(
-            Errors.of(
-                Code.UNAVAILABLE, "x", Errors.info("STORE_UNAVAILABLE", Map.of()), never)));
+    peer.answers(fails(away(RetryInfo.getDefaultInstance())), fails(away(never)));
     assertInstanceOf(StoreUnavailableException.class, lost());
+    // Its cause was told, and how long it lasts was not.
+    Item.Interrupted told = assertInstanceOf(Item.Interrupted.class, next());
+    assertInstanceOf(StoreUnavailableException.class, told.error());
+    assertEquals(Duration.ofHours(1), told.retryIn());
     assertTrue(watch.next(Duration.ofMillis(300)).isEmpty());
-    assertEquals(1, peer.asked.size());
+    assertEquals(2, peer.asked.size());
+  }
+
+  private static StatusRuntimeException away(RetryInfo retry) {
+    return Errors.of(Code.UNAVAILABLE, "x", Errors.info("STORE_UNAVAILABLE", Map.of()), retry);
   }
 
   @Test
