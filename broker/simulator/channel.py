@@ -19,11 +19,6 @@ class Channel:
         """Whether the client reads too slowly to be answered."""
 
     @property
-    def opened(self) -> bool:
-        """Whether there ever was a socket."""
-        return self._transport is not None
-
-    @property
     def amid_message(self) -> bool:
         """Whether a message was begun and its rest is still to come."""
         return self._amid_message

@@ -66,13 +66,21 @@ class Phase(Enum):
 
 
 class ClientConnection(asyncio.Protocol):
-    """The Gateway's end of one connection. `gone` is called once its socket is closed."""
+    """The Gateway's end of one connection.
+
+    `made` is called when it has its socket, `gone` once that is closed.
+    """
 
     def __init__(
-        self, number: int, state: SimulatorState, gone: Callable[["ClientConnection"], None]
+        self,
+        number: int,
+        state: SimulatorState,
+        made: Callable[["ClientConnection"], None],
+        gone: Callable[["ClientConnection"], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._state = state
+        self._made = made
         self._gone = gone
         self._buffer = protocol.FrameBuffer(protocol.MAX_HANDSHAKE_FRAME)
         self._channel = Channel()
@@ -104,16 +112,12 @@ class ClientConnection(asyncio.Protocol):
         """Whether either side has closed."""
         return self._phase is Phase.ENDED
 
-    @property
-    def seated(self) -> bool:
-        """Whether the connection was accepted, which is one turn of the loop after it was made."""
-        return self._channel.opened
-
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Seat the client, and give it its fault."""
         self.record.peer = self._channel.open(cast("asyncio.Transport", transport))
+        self._made(self)
         self._state.statistics.accepts += 1
         self._state.journal.append(self.record)
         self._state.begin_handshake()

@@ -31,6 +31,8 @@ __all__ = ["SimulatedGateway", "SimulatorSettings"]
 _BACKLOG = 128
 _STOP = 5.0
 """Seconds for the event loop to close aborted sockets, which takes it one turn."""
+_ACCEPT_TURNS = 3
+"""Of the loop, that an accept in flight takes until it is a connection."""
 _RELISTEN = 1.0
 """Seconds that listening again may wait for the event loop to have closed the former listener."""
 
@@ -94,7 +96,8 @@ class SimulatedGateway:
         self._place.close()
         for connection in list(self._connections):
             connection.close()
-        await asyncio.sleep(0)  # lets accepts in flight arrive, and what was sent be flushed
+        for _ in range(_ACCEPT_TURNS):  # which also lets what was sent be flushed
+            await asyncio.sleep(0)
         for connection in list(self._connections):
             connection.abandon()
         async with asyncio.timeout(_STOP):
@@ -152,11 +155,7 @@ class SimulatedGateway:
         included.
         """
         return sorted(
-            (
-                connection
-                for connection in self._connections
-                if connection.seated and not connection.ended
-            ),
+            (connection for connection in self._connections if not connection.ended),
             key=lambda connection: connection.record.number,
         )
 
@@ -398,10 +397,12 @@ class SimulatedGateway:
         return [c for c in clients if client_id is None or c.client_id == client_id]
 
     def _accept(self) -> ClientConnection:
-        connection = ClientConnection(next(self._numbers), self._state, self._gone)
+        return ClientConnection(next(self._numbers), self._state, self._made, self._gone)
+
+    def _made(self, connection: ClientConnection) -> None:
+        # Not before: asyncio drops what it accepts in the turn in which listening stops.
         self._connections.add(connection)
         self._all_gone.clear()
-        return connection
 
     def _gone(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)

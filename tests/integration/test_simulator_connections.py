@@ -1,6 +1,7 @@
 """Client ids, seats and what the simulated Gateway remembers of its connections."""
 
 import asyncio
+import gc
 import socket
 
 import pytest
@@ -416,3 +417,18 @@ async def test_a_port_that_is_taken_is_reported() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         SimulatorSettings(**wrong)  # type: ignore[arg-type]
+
+
+# asyncio leaves the socket that it drops to the garbage collector, which complains of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_client_that_is_accepted_while_listening_stops_holds_up_no_end(turns: int) -> None:
+    with socket.socket() as client:
+        client.setblocking(False)
+        async with SimulatedGateway(SimulatorSettings()) as sim:
+            client.connect_ex((sim.host, sim.port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await sim.stop_listening()
+        assert not sim.clients
+    gc.collect()
